@@ -1,0 +1,59 @@
+//! Which packets a follow wants: address sets of its two ends, protocols and ports, for up to
+//! [`MAX_FOLLOWS`](crate::MAX_FOLLOWS) follows at once, as one bit each.
+//!
+//! A follow has two ends, A (the followed pod) and B (`--to`). It wants a packet whose innermost addresses are
+//! one of A's and one of B's, in either direction. Several ends' addresses (pod IPs of both families, the
+//! Service's ClusterIP and its endpoints, the node where SNAT may happen) go into one set.
+
+/// Which follows have an address in their end A and in their end B; the value of the address map, whose key is
+/// the address as 16 bytes (IPv4 as IPv4-mapped IPv6).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// Bit n: the address belongs to end A of follow n.
+    pub a: u64,
+    /// Bit n: the address belongs to end B of follow n.
+    pub b: u64,
+}
+
+/// The part of the filter that is not keyed by address or port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FilterConfig {
+    /// Bit n: follow n takes any address as its end B.
+    pub any_peer: u64,
+    /// Bit n: follow n asks for no port.
+    pub any_port: u64,
+    /// Bit n: follow n asks for no protocol.
+    pub any_protocol: u64,
+    /// UDP destination ports that carry VXLAN, native byte order; 0 for an unused entry.
+    pub vxlan_ports: [u16; 4],
+}
+
+/// Follows whose two ends are the packet's source and destination, in either direction.
+#[inline(always)]
+#[must_use]
+pub const fn match_ends(source: Ends, destination: Ends, any_peer: u64) -> u64 {
+    (source.a & (destination.b | any_peer)) | (destination.a & (source.b | any_peer))
+}
+
+/// Narrows `follows` to those that want this protocol and one of the two ports. `protocol`, `source_port` and
+/// `destination_port` are the masks of follows that ask for exactly these.
+#[inline(always)]
+#[must_use]
+pub const fn narrow(
+    follows: u64,
+    config: &FilterConfig,
+    protocol: u64,
+    source_port: u64,
+    destination_port: u64,
+) -> u64 {
+    follows & (config.any_protocol | protocol) & (config.any_port | source_port | destination_port)
+}
+
+/// The key of the address map for an IPv4 address.
+#[inline(always)]
+#[must_use]
+pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}

@@ -1,0 +1,26 @@
+//! What the eBPF programs and userspace share, and the only owner of every layout both read.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`record`] | the hop record: what one observation point reports of one packet |
+//! | [`packet`] | the parser: from bytes to header offsets, through VLANs and tunnels |
+//! | [`fingerprint`] | the 64-bit hash of what a packet keeps on its way |
+//! | [`filter`] | which packets a follow wants |
+//! | [`outcome`] | what became of each packet at a point, one counter each |
+//!
+//! Rules for everything in a map or in the ring buffer: `repr(C)`, no padding, no `bool`, no enum, no
+//! `Option`; integers in native byte order, addresses and ports as big-endian byte arrays; decoded by copy.
+#![cfg_attr(not(test), no_std)]
+
+pub mod filter;
+pub mod fingerprint;
+pub mod outcome;
+pub mod packet;
+pub mod record;
+
+/// Changes whenever a layout or the meaning of a field in this crate changes. The loader compares it with the
+/// value in the eBPF object, agents and clients compare theirs.
+pub const ABI_VERSION: u32 = 1;
+
+/// Number of follows that can be armed at the same time: one bit each in the masks of [`filter`].
+pub const MAX_FOLLOWS: usize = 64;

@@ -1,0 +1,143 @@
+//! The hop record: what one observation point reports of one packet.
+
+/// Most encapsulations that a record describes, outermost first.
+pub const MAX_TUNNELS: usize = 2;
+
+/// The packet was arriving at the device (tc ingress).
+pub const DIRECTION_INGRESS: u8 = 0;
+/// The packet was leaving through the device (tc egress).
+pub const DIRECTION_EGRESS: u8 = 1;
+
+/// [`HopRecord::flags`]: the TCP timestamp option was present.
+pub const FLAG_TCP_TIMESTAMP: u8 = 1 << 0;
+/// [`HopRecord::flags`]: a fragment (offset not zero, or more fragments follow).
+pub const FLAG_FRAGMENT: u8 = 1 << 1;
+/// [`HopRecord::flags`]: more fragments follow.
+pub const FLAG_MORE_FRAGMENTS: u8 = 1 << 2;
+/// [`HopRecord::flags`]: there were more encapsulations than [`MAX_TUNNELS`]; the inner packet was not reached.
+pub const FLAG_TUNNEL_DEPTH: u8 = 1 << 3;
+/// [`HopRecord::flags`]: ports are valid (TCP, UDP, SCTP and not a later fragment).
+pub const FLAG_PORTS: u8 = 1 << 4;
+
+pub const TUNNEL_VXLAN: u8 = 1;
+pub const TUNNEL_GENEVE: u8 = 2;
+/// IPv4 in IPv4 (protocol 4 in IPv4, RFC 2003).
+pub const TUNNEL_IPIP: u8 = 3;
+/// IPv6 in IPv4 (protocol 41 in IPv4, RFC 4213).
+pub const TUNNEL_SIT: u8 = 4;
+/// IPv4 in IPv6 (protocol 4 in IPv6, RFC 2473).
+pub const TUNNEL_IP4_IN_IP6: u8 = 5;
+/// IPv6 in IPv6 (protocol 41 in IPv6, RFC 2473).
+pub const TUNNEL_IP6_IN_IP6: u8 = 6;
+/// GRE (RFC 2784, 2890) with IPv4, IPv6 or Ethernet inside.
+pub const TUNNEL_GRE: u8 = 7;
+
+/// One encapsulation around the packet, as the outer headers say.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Outer source, IPv4 as IPv4-mapped IPv6.
+    pub source: [u8; 16],
+    /// Outer destination, IPv4 as IPv4-mapped IPv6.
+    pub destination: [u8; 16],
+    /// VNI of VXLAN and Geneve (24 bits), key of GRE; 0 where there is none.
+    pub identifier: u32,
+    /// Outer UDP destination port, big-endian; 0 where there is none.
+    pub port: [u8; 2],
+    /// `TUNNEL_*`; 0 for an unused entry.
+    pub kind: u8,
+    /// Outer TTL or hop limit.
+    pub ttl: u8,
+}
+
+/// What one observation point reports of one packet. All fields but the first group describe the innermost
+/// IP packet and come from its bytes alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HopRecord {
+    // --- the observation ---
+    /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC of the observing kernel), nanoseconds.
+    pub time_ns: u64,
+    /// Bit n: follow n wants this packet.
+    pub follows: u64,
+    /// Number that userspace gave the network namespace of the hook.
+    pub space: u32,
+    /// Device of the hook, unique within its namespace only.
+    pub ifindex: u32,
+    /// `skb->len`: bytes from the outermost header that the device has, encapsulation included.
+    pub length: u32,
+    /// `DIRECTION_*`.
+    pub direction: u8,
+    /// Number of valid entries in [`HopRecord::tunnels`].
+    pub tunnel_count: u8,
+    /// GSO: number of segments that this packet stands for; 0 or 1 for a plain packet.
+    pub gso_segments: u16,
+
+    // --- the packet ---
+    /// See [`crate::fingerprint`].
+    pub fingerprint: u64,
+    /// IPv4 as IPv4-mapped IPv6.
+    pub source: [u8; 16],
+    pub destination: [u8; 16],
+    /// Big-endian; 0 where the protocol has none.
+    pub source_port: [u8; 2],
+    pub destination_port: [u8; 2],
+    /// TCP sequence number, SCTP TSN of the first DATA chunk, ICMP echo sequence number.
+    pub sequence: u32,
+    /// TCP acknowledgment number.
+    pub acknowledgment: u32,
+    /// TCP TSval, valid with [`FLAG_TCP_TIMESTAMP`] (RFC 7323).
+    pub timestamp_value: u32,
+    /// TCP TSecr, valid with [`FLAG_TCP_TIMESTAMP`].
+    pub timestamp_echo: u32,
+    /// IPv4 identification (16 bits) or the identification of an IPv6 fragment header; 0 where there is none.
+    pub identification: u32,
+    /// Bytes behind the transport header, of all segments of a GSO packet together.
+    pub payload_length: u32,
+    /// GSO: payload bytes per segment; 0 for a plain packet.
+    pub gso_size: u16,
+    /// TCP window, unscaled.
+    pub window: u16,
+    /// Bytes, for fragments.
+    pub fragment_offset: u16,
+    /// ICMP echo identifier (NAT may rewrite it).
+    pub icmp_identifier: u16,
+    /// 4 or 6.
+    pub version: u8,
+    /// IANA protocol number behind the IP header and its extensions.
+    pub protocol: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// DSCP and ECN byte.
+    pub traffic_class: u8,
+    /// Byte 13 of the TCP header (CWR ECE URG ACK PSH RST SYN FIN).
+    pub tcp_flags: u8,
+    pub icmp_type: u8,
+    pub icmp_code: u8,
+    /// `FLAG_*`.
+    pub flags: u8,
+    /// Always 0; keeps the record free of padding.
+    pub reserved: u32,
+
+    /// Encapsulations around the packet, outermost first; unused entries are zero.
+    pub tunnels: [Tunnel; MAX_TUNNELS],
+}
+
+/// Size of a hop record in the ring buffer, bytes.
+pub const HOP_RECORD_SIZE: usize = 200;
+const _: () = assert!(size_of::<HopRecord>() == HOP_RECORD_SIZE);
+const _: () = assert!(size_of::<HopRecord>() % 8 == 0);
+const _: () = assert!(size_of::<Tunnel>() == 40);
+
+impl HopRecord {
+    /// Decodes a record by copy; `None` if the sample has not exactly the size of a record.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != HOP_RECORD_SIZE {
+            return None;
+        }
+        // SAFETY: the length was checked, the type is repr(C) without padding and valid for any bit pattern,
+        // and read_unaligned asks for no alignment.
+        Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast::<Self>()) })
+    }
+}

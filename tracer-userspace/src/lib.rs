@@ -1,0 +1,17 @@
+//! Where is my packet? See ARCHITECTURE.md for the pipeline.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`agent`] | what runs on a node: attach, ring buffer, decode |
+//! | [`host`] | read-only views of a machine: network namespaces, links, programs on hooks |
+//! | [`inventory`] | pods, Services and nodes by address |
+//! | [`trajectory`] | pure: from sightings to trajectories, verdicts, legs |
+//! | [`follow`] | selection of what to follow, and the run itself |
+//! | [`output`] | text and JSON |
+
+pub mod agent;
+pub mod follow;
+pub mod host;
+pub mod inventory;
+pub mod output;
+pub mod trajectory;
