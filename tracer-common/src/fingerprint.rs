@@ -1,1 +1,142 @@
-//! (under construction)
+//! The fingerprint: a 64-bit hash of what veth, tunnels, routers and NAT leave alone in a packet, so that every
+//! observation point computes the same number for the same packet (trajectory sampling, Duffield & Grossglauser,
+//! SIGCOMM 2000; hash-based selection, RFC 5475).
+//!
+//! Never part of it: addresses, ports, TTL, DSCP and ECN, checksums, ICMP echo identifier. What is:
+//!
+//! | packet | hashed |
+//! |---|---|
+//! | every one | protocol; IPv4 identification where not zero |
+//! | TCP | seq, ack, SYN and RST, TSval where present |
+//! | UDP | payload length on the wire (segment size of a GSO packet), first 32 bytes of payload |
+//! | ICMP echo | type, seq, payload length, first 32 bytes of payload |
+//! | ICMP error | type, code and what NAT leaves alone of the packet it quotes |
+//! | SCTP | TSN of the first DATA chunk; else the first 32 bytes behind the common header |
+//! | fragment | identification, offset |
+//! | any other | payload length, first 32 bytes of payload |
+//!
+//! PSH, FIN and the length stay out for TCP, so that the first segment of a GSO packet keeps its fingerprint.
+
+use crate::packet::{Headers, Reader, describe};
+use crate::record::{FLAG_FRAGMENT, FLAG_TCP_TIMESTAMP, HopRecord};
+
+/// Bytes of payload that are hashed at most.
+pub const PAYLOAD_PREFIX: u32 = 32;
+
+const TCP_SYN_RST: u8 = 0b0000_0110;
+
+/// The fingerprint of a packet whose record is filled but for it; `payload` is the offset of what is behind the
+/// transport header. `None` if the packet is cut before the bytes that it needs.
+#[inline(always)]
+pub(crate) fn of<R: Reader>(reader: &R, headers: &Headers, record: &HopRecord, payload: u32) -> Option<u64> {
+    let hash = mix(SEED, u64::from(headers.protocol) | u64::from(headers.identification) << 32);
+    if record.flags & FLAG_FRAGMENT != 0 {
+        return Some(finish(mix(hash, 1 << 16 | u64::from(headers.fragment_offset))));
+    }
+    let length = record.payload_length;
+    match headers.protocol {
+        describe::PROTOCOL_TCP => {
+            let hash = mix(hash, u64::from(record.sequence) | u64::from(record.acknowledgment) << 32);
+            let timestamp = if record.flags & FLAG_TCP_TIMESTAMP != 0 { record.timestamp_value } else { 0 };
+            let flags = u64::from(record.tcp_flags & TCP_SYN_RST);
+            Some(finish(mix(hash, u64::from(timestamp) | flags << 32)))
+        }
+        describe::PROTOCOL_ICMP | describe::PROTOCOL_ICMPV6 => {
+            let kind = u64::from(record.icmp_type) | u64::from(record.icmp_code) << 8;
+            let hash = mix(hash, kind | u64::from(record.sequence) << 16);
+            if is_error(headers.protocol, record.icmp_type) {
+                return Some(finish(mix(hash, quoted(reader, payload))));
+            }
+            prefix(reader, mix(hash, u64::from(length)), payload, length).map(finish)
+        }
+        describe::PROTOCOL_SCTP => {
+            if record.sequence != 0 {
+                return Some(finish(mix(hash, u64::from(record.sequence))));
+            }
+            prefix(reader, hash, payload, length).map(finish)
+        }
+        _ => {
+            let on_wire = if record.gso_size == 0 { length } else { u32::from(record.gso_size) };
+            prefix(reader, mix(hash, u64::from(on_wire)), payload, on_wire).map(finish)
+        }
+    }
+}
+
+/// Hashes the first bytes of `length` bytes of payload.
+#[inline(always)]
+fn prefix<R: Reader>(reader: &R, mut hash: u64, payload: u32, length: u32) -> Option<u64> {
+    if length < 8 {
+        return Some(mix(hash, short(reader, payload, length)?));
+    }
+    let length = if length > PAYLOAD_PREFIX { PAYLOAD_PREFIX } else { length };
+    hash = mix(hash, reader.word(payload)?);
+    if length > 16 {
+        hash = mix(hash, reader.word(payload + 8)?);
+    }
+    if length > 24 {
+        hash = mix(hash, reader.word(payload + 16)?);
+    }
+    // The last word overlaps the one before where the length is no multiple of 8.
+    Some(mix(hash, reader.word(payload + length - 8)?))
+}
+
+/// Fewer than eight bytes as a word.
+#[inline(always)]
+fn short<R: Reader>(reader: &R, payload: u32, length: u32) -> Option<u64> {
+    let mut word = 0;
+    let mut index = 0;
+    while index < 7 {
+        if index < length {
+            word |= u64::from(reader.u8(payload + index)?) << (8 * index);
+        }
+        index += 1;
+    }
+    Some(word)
+}
+
+/// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792); 1 to 4 (RFC 4443).
+#[inline(always)]
+const fn is_error(protocol: u32, kind: u8) -> bool {
+    if protocol == describe::PROTOCOL_ICMP { matches!(kind, 3..=5 | 11 | 12) } else { matches!(kind, 1..=4) }
+}
+
+/// What NAT leaves alone of the packet that an ICMP error quotes: its identification and length, and of its
+/// transport header the TCP sequence number, the UDP length or the echo sequence number. Zero if too little is
+/// quoted.
+#[inline(always)]
+fn quoted<R: Reader>(reader: &R, at: u32) -> u64 {
+    let Some(first) = reader.u8(at) else { return 0 };
+    let (protocol, identity, transport) = if first >> 4 == 4 {
+        let (Some(protocol), Some(length_and_id)) = (reader.u8(at + 9), reader.u32(at + 2)) else { return 0 };
+        (protocol, length_and_id, at + u32::from(first & 0xf) * 4)
+    } else {
+        let (Some(protocol), Some(length)) = (reader.u8(at + 6), reader.u16(at + 4)) else { return 0 };
+        (protocol, u32::from(length), at + 40)
+    };
+    let Some(second_word) = reader.u32(transport + 4) else { return u64::from(identity) };
+    let kept = match u32::from(protocol) {
+        describe::PROTOCOL_TCP => second_word,
+        17 => second_word >> 16,
+        describe::PROTOCOL_ICMP | describe::PROTOCOL_ICMPV6 => second_word & 0xffff,
+        _ => 0,
+    };
+    u64::from(identity) | u64::from(kept) << 32
+}
+
+const SEED: u64 = 0x7472_6163_6572_0001;
+/// 2^64 divided by the golden ratio, odd.
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+#[inline(always)]
+const fn mix(hash: u64, word: u64) -> u64 {
+    let hash = (hash ^ word).wrapping_mul(MULTIPLIER);
+    hash ^ (hash >> 32)
+}
+
+/// Spreads every input bit over the whole word (the finalizer of MurmurHash3).
+#[inline(always)]
+const fn finish(hash: u64) -> u64 {
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}

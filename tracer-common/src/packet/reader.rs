@@ -1,0 +1,64 @@
+//! Access to a packet's bytes.
+
+/// Reads a packet. All multi-byte reads but [`Reader::word`] are big-endian, as on the wire; nothing needs to be
+/// aligned; a read that is not wholly inside the packet gives `None`.
+pub trait Reader {
+    fn u8(&self, offset: u32) -> Option<u8>;
+    fn u16(&self, offset: u32) -> Option<u16>;
+    fn u32(&self, offset: u32) -> Option<u32>;
+    /// Eight bytes as they lie, the first one lowest, on any machine: for hashing and copying.
+    fn word(&self, offset: u32) -> Option<u64>;
+    /// Bytes of the packet; may be more than can be read (a capture cut at its snap length).
+    fn length(&self) -> u32;
+
+    /// Called between the steps of a walk. The eBPF reader makes the compiler put its state into memory here.
+    #[inline(always)]
+    fn step(&self) {}
+}
+
+/// A packet in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceReader<'a> {
+    bytes: &'a [u8],
+    length: u32,
+}
+
+impl<'a> SliceReader<'a> {
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, length: bytes.len() as u32 }
+    }
+
+    /// A packet of `length` bytes of which only the first ones are there.
+    #[must_use]
+    pub const fn with_length(bytes: &'a [u8], length: u32) -> Self {
+        Self { bytes, length }
+    }
+
+    fn array<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let start = offset as usize;
+        self.bytes.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+}
+
+impl Reader for SliceReader<'_> {
+    fn u8(&self, offset: u32) -> Option<u8> {
+        self.bytes.get(offset as usize).copied()
+    }
+
+    fn u16(&self, offset: u32) -> Option<u16> {
+        self.array(offset).map(u16::from_be_bytes)
+    }
+
+    fn u32(&self, offset: u32) -> Option<u32> {
+        self.array(offset).map(u32::from_be_bytes)
+    }
+
+    fn word(&self, offset: u32) -> Option<u64> {
+        self.array(offset).map(u64::from_le_bytes)
+    }
+
+    fn length(&self) -> u32 {
+        self.length
+    }
+}
