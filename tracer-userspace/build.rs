@@ -1,0 +1,5 @@
+//! Builds the eBPF programs, which the binary embeds.
+
+fn main() -> anyhow::Result<()> {
+    ebpf_build::build("tracer-ebpf", "tracer-ebpf").map(drop)
+}
