@@ -15,4 +15,4 @@ pub mod netns;
 pub mod plan;
 pub mod survey;
 
-mod netlink;
+pub(crate) mod netlink;
