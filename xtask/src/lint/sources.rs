@@ -24,8 +24,9 @@ pub(super) struct Sources {
     dir: PathBuf,
     /// Every file below it that does not belong to another crate.
     files: BTreeSet<PathBuf>,
-    /// Those that the crate's roots reach.
-    reached: BTreeSet<PathBuf>,
+    /// Those that the crate's roots reach, each with the directory of its child modules: a file in `tests/` can be
+    /// a root and another root's module.
+    reached: BTreeSet<(PathBuf, PathBuf)>,
 }
 
 impl Sources {
@@ -63,7 +64,7 @@ impl Sources {
         for file in &self.files {
             if file.ends_with("mod.rs") {
                 findings.push(finding(file, "name it after its module, `foo.rs` beside `foo/`"));
-            } else if !self.reached.contains(file) {
+            } else if !self.reached.iter().any(|(reached, _)| reached == file) {
                 findings.push(finding(file, "no `mod` leads here from a crate root: it is never compiled"));
             }
         }
@@ -72,7 +73,7 @@ impl Sources {
 
     /// Marks `file` and all that it declares. `modules` is the directory of its child modules.
     fn reach(&mut self, file: PathBuf, modules: &Path) -> Result<()> {
-        if !self.files.contains(&file) || !self.reached.insert(file.clone()) {
+        if !self.files.contains(&file) || !self.reached.insert((file.clone(), modules.to_owned())) {
             return Ok(());
         }
         let text = read(&file)?;
@@ -167,7 +168,7 @@ mod tests {
             ("src/forgotten/below.rs", ""),
         ]);
 
-        assert_eq!(found, ["src/forgotten.rs", "src/forgotten/below.rs"]);
+        assert_eq!(found, ["src/forgotten/below.rs", "src/forgotten.rs"]);
     }
 
     #[test]
