@@ -82,7 +82,8 @@ fn shared_target_dir(out_dir: &Path) -> PathBuf {
 fn rustflags(linker: &Path, arch: &OsString) -> OsString {
     let mut flags = OsString::from("-Clinker=");
     flags.push(linker);
-    flags.push("\x1f-Clink-arg=--btf\x1f-Cdebuginfo=2\x1f--cfg=bpf_target_arch=\"");
+    // Without the last one LLVM does not expand a memset of a record into stores, and BPF has no memset to call.
+    flags.push("\x1f-Clink-arg=--btf\x1f-Clink-arg=--disable-expand-memcpy-in-order\x1f-Cdebuginfo=2\x1f--cfg=bpf_target_arch=\"");
     flags.push(arch);
     flags.push("\"");
     flags

@@ -51,9 +51,27 @@ pub const fn narrow(
     follows & (config.any_protocol | protocol) & (config.any_port | source_port | destination_port)
 }
 
+/// A packet that no follow of `any_peer` could want once its source is known to be in no set: the destination
+/// need not be looked up.
+#[inline(always)]
+#[must_use]
+pub const fn source_decides(source: Option<Ends>, any_peer: u64) -> bool {
+    source.is_none() && any_peer == 0
+}
+
 /// The key of the address map for an IPv4 address.
 #[inline(always)]
 #[must_use]
 pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{Ends, FilterConfig};
+
+    // SAFETY: repr(C), no padding (two u64), any bit pattern valid.
+    unsafe impl aya::Pod for Ends {}
+    // SAFETY: repr(C), no padding (three u64, four u16), any bit pattern valid.
+    unsafe impl aya::Pod for FilterConfig {}
 }

@@ -18,8 +18,8 @@ pub mod outcome;
 pub mod packet;
 pub mod record;
 
-/// Changes whenever a layout or the meaning of a field in this crate changes. The loader compares it with the
-/// value in the eBPF object, agents and clients compare theirs.
+/// Changes whenever a layout or the meaning of a field in this crate changes. The eBPF object is part of the
+/// binary and cannot differ from it; agents and clients of different builds compare theirs.
 pub const ABI_VERSION: u32 = 1;
 
 /// Number of follows that can be armed at the same time: one bit each in the masks of [`filter`].

@@ -36,6 +36,7 @@ outcomes! {
     Truncated = 4, "truncated", "the packet ends before the headers it announces";
     Malformed = 5, "malformed", "a header has an impossible value";
     TooDeep = 6, "too_deep", "more or longer headers than the parser follows";
+    Internal = 7, "internal", "a map that always exists was not found (a defect of tracer)";
 }
 
 /// Number of outcomes, the size of the per-CPU counter array.

@@ -126,7 +126,7 @@ pub struct HopRecord {
 /// Size of a hop record in the ring buffer, bytes.
 pub const HOP_RECORD_SIZE: usize = 200;
 const _: () = assert!(size_of::<HopRecord>() == HOP_RECORD_SIZE);
-const _: () = assert!(size_of::<HopRecord>() % 8 == 0);
+const _: () = assert!(size_of::<HopRecord>().is_multiple_of(8));
 const _: () = assert!(size_of::<Tunnel>() == 40);
 
 impl HopRecord {

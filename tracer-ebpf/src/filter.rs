@@ -1,0 +1,64 @@
+//! Which follows want a packet. Userspace fills the maps; the rules are in `tracer_common::filter`.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap};
+use tracer_common::filter::{Ends, FilterConfig, match_ends, narrow, source_decides};
+use tracer_common::outcome::Outcome;
+use tracer_common::packet::Headers;
+
+use crate::reader::SkbReader;
+
+#[map]
+static CONFIG: Array<FilterConfig> = Array::with_max_entries(1, 0);
+
+/// Address (IPv4 as IPv4-mapped IPv6) to the follows that have it in one of their ends.
+#[map]
+static ENDS: HashMap<[u8; 16], Ends> = HashMap::with_max_entries(16_384, 0);
+
+/// Port to the follows that ask for it.
+#[map]
+static PORTS: HashMap<u16, u64> = HashMap::with_max_entries(1_024, 0);
+
+/// IANA protocol number to the follows that ask for it.
+#[map]
+static PROTOCOLS: Array<u64> = Array::with_max_entries(256, 0);
+
+#[inline(always)]
+pub(crate) fn config() -> Result<&'static FilterConfig, Outcome> {
+    CONFIG.get(0).ok_or(Outcome::Internal)
+}
+
+/// Mask of the follows that want the packet.
+#[inline(always)]
+pub(crate) fn wanted_by(
+    reader: &SkbReader,
+    headers: &Headers,
+    config: &FilterConfig,
+) -> Result<u64, Outcome> {
+    let (source, destination) = headers.addresses(reader)?;
+    let source = ends_of(&source);
+    if source_decides(source, config.any_peer) {
+        return Ok(0);
+    }
+    let destination = ends_of(&destination).unwrap_or_default();
+    let follows = match_ends(source.unwrap_or_default(), destination, config.any_peer);
+    if follows & !(config.any_port & config.any_protocol) == 0 {
+        return Ok(follows);
+    }
+    let (source_port, destination_port) = headers.ports(reader)?;
+    let protocol = PROTOCOLS.get(headers.protocol & 0xff).copied().unwrap_or(0);
+    Ok(narrow(follows, config, protocol, askers_of(source_port), askers_of(destination_port)))
+}
+
+#[inline(always)]
+fn ends_of(address: &[u8; 16]) -> Option<Ends> {
+    // SAFETY: values are replaced, not changed in place; a value that is freed meanwhile lives until the program
+    // ends (RCU), and both masks of any version of it are right ones.
+    unsafe { ENDS.get(address) }.copied()
+}
+
+#[inline(always)]
+fn askers_of(port: u16) -> u64 {
+    // SAFETY: as in `ends_of`.
+    unsafe { PORTS.get(port) }.copied().unwrap_or(0)
+}

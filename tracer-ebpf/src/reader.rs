@@ -1,0 +1,111 @@
+//! Reads a socket buffer without changing it: directly where its bytes are linear, by `bpf_skb_load_bytes` where
+//! they are in page fragments (which `bpf_skb_pull_data` would move).
+
+use core::arch::asm;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::bpf_skb_load_bytes;
+use aya_ebpf::programs::TcContext;
+use tracer_common::packet::{MAX_OFFSET, Reader};
+
+pub(crate) struct SkbReader<'a> {
+    ctx: &'a TcContext,
+    data: usize,
+    data_end: usize,
+}
+
+impl<'a> SkbReader<'a> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a TcContext) -> Self {
+        Self { ctx, data: ctx.data(), data_end: ctx.data_end() }
+    }
+
+    /// The value at `offset`, bytes as they lie.
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: u32) -> Option<T> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let start = address(self.data, offset as usize);
+        if start + size_of::<T>() <= self.data_end {
+            // SAFETY: the verifier proves that the bytes are inside the packet. BPF loads need no alignment on
+            // the machines that the kernel compiles programs for with efficient unaligned access.
+            return Some(unsafe { *(start as *const T) });
+        }
+        self.load_from_fragments(offset)
+    }
+
+    #[inline(always)]
+    fn load_from_fragments<T: Copy>(&self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the context is the program's own and the buffer has the size that is given.
+        let failed = unsafe {
+            bpf_skb_load_bytes(
+                self.ctx.skb.skb.cast(),
+                offset,
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            )
+        };
+        // SAFETY: the helper has written all bytes if it did not fail, and T is an integer.
+        if failed == 0 { Some(unsafe { value.assume_init() }) } else { None }
+    }
+}
+
+impl Reader for SkbReader<'_> {
+    #[inline(always)]
+    fn u8(&self, offset: u32) -> Option<u8> {
+        self.load(offset)
+    }
+
+    #[inline(always)]
+    fn u16(&self, offset: u32) -> Option<u16> {
+        self.load(offset).map(u16::from_be)
+    }
+
+    #[inline(always)]
+    fn u32(&self, offset: u32) -> Option<u32> {
+        self.load(offset).map(u32::from_be)
+    }
+
+    #[inline(always)]
+    fn word(&self, offset: u32) -> Option<u64> {
+        self.load(offset).map(u64::from_le)
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.ctx.len()
+    }
+
+    /// verifier: what lives between two steps goes through memory, see `tracer_common::packet::Headers`.
+    #[inline(always)]
+    fn step(&self) {
+        let mut length = self.data_end;
+        // SAFETY: moves a register to itself; without `nomem` the compiler must assume that memory changed.
+        // (An instruction, because an empty asm gets two line-info entries at one place: the kernel refuses that.)
+        unsafe { asm!("{0} = {0}", inout(reg) length, options(nostack, preserves_flags)) };
+        let _ = length;
+    }
+}
+
+/// verifier: the address of a byte as the verifier likes it. The AND gives it the offset's bound right where it
+/// is used, whatever it forgot on the way here; and the compiler, which cannot look into the asm, will not compute
+/// the address twice, once for the bounds check and once for the load: the verifier would not see that both are
+/// the same. Callers have checked that `offset` is not over `MAX_OFFSET`.
+#[inline(always)]
+fn address(data: usize, offset: usize) -> usize {
+    let mut address = offset;
+    // SAFETY: an AND and an ADD on a register.
+    unsafe {
+        asm!(
+            "{0} &= {1}",
+            "{0} += {2}",
+            inout(reg) address,
+            const MAX_OFFSET,
+            in(reg) data,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    address
+}
