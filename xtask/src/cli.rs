@@ -20,7 +20,7 @@ usage: cargo xtask COMMAND
       Two nodes and their pods in network namespaces, a real curl, and its packets hop by hop.
       Other arguments go to `tracer-lab demo`. Needs root (asks sudo).
   test [FILTER] [--only STEP] [--attach tcx|clsact]
-      Everything that CI runs. FILTER: only tests whose name contains it, without lint and fuzzing.
+      Everything that CI runs. FILTER: only tests whose name contains it, without lint, doc tests and fuzzing.
       STEP: fmt, clippy, rules, build, unit, doc, fuzz, lab or integration. The last two need root.
   lint [--bless]
       The steps fmt, clippy and rules. --bless records the layouts of a new ABI_VERSION.

@@ -51,8 +51,8 @@ impl fmt::Display for Finding {
 pub(crate) fn run(bless: bool) -> Result<()> {
     // clippy runs the build scripts, which compile for eBPF.
     setup::run(false)?;
-    fmt()?;
     rules(bless)?;
+    fmt()?;
     clippy()
 }
 

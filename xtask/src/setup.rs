@@ -68,6 +68,8 @@ impl Missing {
                 pins.debian_test.join(", ")
             );
         }
+        wanted.sort();
+        wanted.dedup();
         Self { packages: not_installed(wanted), compiler, linker }
     }
 

@@ -79,8 +79,8 @@ impl Step {
     }
 
     /// Whether the step runs named tests, so that a filter means something to it.
-    const fn runs_tests(self) -> bool {
-        matches!(self, Self::Unit | Self::Doc | Self::Lab | Self::Integration)
+    const fn takes_filter(self) -> bool {
+        matches!(self, Self::Unit | Self::Lab | Self::Integration)
     }
 }
 
@@ -131,7 +131,7 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
     let filter = options.filter.as_deref();
     let wanted = |step: Step| match options.only {
         Some(only) => only == step,
-        None => filter.is_none() || step.runs_tests(),
+        None => filter.is_none() || step.takes_filter(),
     };
     let repeat = |step: Step| {
         let filter = filter.map(|filter| format!(" {filter}")).unwrap_or_default();
@@ -149,6 +149,7 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
         steps.run("clippy", &repeat(Step::Clippy), lint::clippy)?;
     }
     let mut built = Built::default();
+    let mut harnesses = 0;
     if [Step::Build, Step::Unit, Step::Lab, Step::Integration].into_iter().any(wanted) {
         steps.run("build", &repeat(Step::Build), || {
             built = Built::new()?;
@@ -156,27 +157,38 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
         })?;
     }
     if wanted(Step::Unit) {
-        steps.run("unit", &repeat(Step::Unit), || built.run_unit_tests(filter))?;
+        steps.run("unit", &repeat(Step::Unit), || {
+            harnesses += built.run_unit_tests(filter)?;
+            Ok(())
+        })?;
     }
     if wanted(Step::Doc) {
-        steps.run("doc", &repeat(Step::Doc), || doc_tests(filter))?;
+        steps.run("doc", &repeat(Step::Doc), doc_tests)?;
     }
     if wanted(Step::Fuzz) {
         steps.run("fuzz", &repeat(Step::Fuzz), || fuzz::run(None, FUZZ_SECONDS))?;
     }
     if wanted(Step::Lab) {
-        steps.run("lab", &repeat(Step::Lab), || built.run_as_root(LAB, None, filter))?;
+        steps.run("lab", &repeat(Step::Lab), || {
+            harnesses += built.run_as_root(LAB, None, filter)?;
+            Ok(())
+        })?;
     }
     if wanted(Step::Integration) {
         for attach in
             Attach::ALL.into_iter().filter(|attach| options.attach.is_none_or(|only| only == *attach))
         {
             let repeat = format!("{} --attach {}", repeat(Step::Integration), attach.name());
-            steps
-                .run(attach.step_name(), &repeat, || built.run_as_root(INTEGRATION, Some(attach), filter))?;
+            steps.run(attach.step_name(), &repeat, || {
+                harnesses += built.run_as_root(INTEGRATION, Some(attach), filter)?;
+                Ok(())
+            })?;
         }
     }
-    Ok(())
+    match filter {
+        Some(filter) if harnesses == 0 => bail!("no test's name contains {filter:?}"),
+        _ => Ok(()),
+    }
 }
 
 /// All programs and test harnesses of the host's crates.
@@ -188,7 +200,9 @@ struct Built {
 impl Built {
     fn new() -> Result<Self> {
         let arguments = ["build"].into_iter().chain(HOST_CRATES).chain(["--bins", "--tests"]);
-        Ok(Self { programs: cargo::build(arguments)? })
+        let mut programs = cargo::build(arguments)?;
+        programs.sort_by(|a, b| (&a.crate_dir, &a.name).cmp(&(&b.crate_dir, &b.name)));
+        Ok(Self { programs })
     }
 
     /// The harnesses of the crate in `crate_dir` below the workspace's root.
@@ -197,14 +211,14 @@ impl Built {
         self.programs.iter().filter(move |program| program.is_test && program.crate_dir == crate_dir)
     }
 
-    /// Runs the tests that need no privileges.
-    fn run_unit_tests(&self, filter: Option<&str>) -> Result<()> {
+    /// Runs the tests that need no privileges; returns how many harnesses had any.
+    fn run_unit_tests(&self, filter: Option<&str>) -> Result<usize> {
         let privileged = [LAB, INTEGRATION].map(|dir| ebpf_build::workspace_root().join(dir));
         let unprivileged = self
             .programs
             .iter()
             .filter(|program| program.is_test && !privileged.contains(&program.crate_dir));
-        run_all(unprivileged, |harness| {
+        run_all(unprivileged, filter, |harness| {
             let mut command = Command::new("timeout");
             command.args(harness_arguments(harness)).args(filter);
             command.env("CARGO_MANIFEST_DIR", &harness.crate_dir);
@@ -212,12 +226,13 @@ impl Built {
         })
     }
 
-    /// Runs the tests of a crate as root, one after the other: they share the machine's kernel.
-    fn run_as_root(&self, crate_dir: &str, attach: Option<Attach>, filter: Option<&str>) -> Result<()> {
+    /// Runs the tests of a crate as root, one after the other: they share the machine's kernel. Returns how many
+    /// harnesses had any.
+    fn run_as_root(&self, crate_dir: &str, attach: Option<Attach>, filter: Option<&str>) -> Result<usize> {
         let tracer = cargo::program(&self.programs, "tracer")?;
         // A failing run shows where, also behind sudo.
         let backtrace = env::var_os("RUST_BACKTRACE").unwrap_or_else(|| "1".into());
-        run_all(self.harnesses_of(crate_dir), |harness| {
+        run_all(self.harnesses_of(crate_dir), filter, |harness| {
             let mut variables = vec![
                 ("CARGO_MANIFEST_DIR", harness.crate_dir.as_os_str()),
                 ("RUST_BACKTRACE", &backtrace),
@@ -231,17 +246,17 @@ impl Built {
     }
 }
 
-/// Runs every harness even if one fails, so that one run shows all that is broken.
+/// Runs every harness that has tests of the filter's name, even if one fails, so that one run shows all that is
+/// broken. Returns how many ran.
 fn run_all<'a>(
     harnesses: impl Iterator<Item = &'a Executable>,
+    filter: Option<&str>,
     command: impl Fn(&Executable) -> Command,
-) -> Result<()> {
-    let mut harnesses = harnesses.peekable();
-    if harnesses.peek().is_none() {
-        bail!("there is not one test program to run");
-    }
+) -> Result<usize> {
     let mut failed = Vec::new();
-    for harness in harnesses {
+    let mut count = 0;
+    for harness in harnesses.filter(|harness| filter.is_none_or(|filter| has_test(harness, filter))) {
+        count += 1;
         eprintln!("\n--> {} ({})", harness.name, shortened(&harness.crate_dir).display());
         if let Err(error) = process::run(command(harness).current_dir(&harness.crate_dir)) {
             eprintln!("{error:#}");
@@ -251,7 +266,15 @@ fn run_all<'a>(
     if !failed.is_empty() {
         bail!("tests failed in {}", failed.join(", "));
     }
-    Ok(())
+    if count == 0 && filter.is_none() {
+        bail!("there is not one test program to run");
+    }
+    Ok(count)
+}
+
+fn has_test(harness: &Executable, filter: &str) -> bool {
+    let listed = process::output(Command::new(&harness.path).args(["--list", "--format=terse", filter]));
+    listed.is_some_and(|tests| !tests.trim().is_empty())
 }
 
 /// Arguments of coreutils' `timeout`; `--foreground` lets Ctrl-C reach the tests.
@@ -263,8 +286,8 @@ fn shortened(crate_dir: &Path) -> PathBuf {
     crate_dir.strip_prefix(ebpf_build::workspace_root()).unwrap_or(crate_dir).to_owned()
 }
 
-fn doc_tests(filter: Option<&str>) -> Result<()> {
+fn doc_tests() -> Result<()> {
     let mut command = cargo::cargo();
-    command.args(["test", "--doc"]).args(HOST_CRATES).arg("--").args(filter);
+    command.args(["test", "--doc"]).args(HOST_CRATES);
     process::run(&mut command)
 }
