@@ -45,7 +45,7 @@ pub(crate) fn of<R: Reader>(reader: &R, headers: &Headers, record: &HopRecord, p
             let kind = u64::from(record.icmp_type) | u64::from(record.icmp_code) << 8;
             let hash = mix(hash, kind | u64::from(record.sequence) << 16);
             if is_error(headers.protocol, record.icmp_type) {
-                return Some(finish(mix(hash, quoted(reader, payload))));
+                return quoted(reader, hash, payload, headers.end).map(finish);
             }
             prefix(reader, mix(hash, u64::from(length)), payload, length).map(finish)
         }
@@ -56,7 +56,8 @@ pub(crate) fn of<R: Reader>(reader: &R, headers: &Headers, record: &HopRecord, p
             prefix(reader, hash, payload, length).map(finish)
         }
         _ => {
-            let on_wire = if record.gso_size == 0 { length } else { u32::from(record.gso_size) };
+            let segment = u32::from(record.gso_size);
+            let on_wire = if segment == 0 || segment > length { length } else { segment };
             prefix(reader, mix(hash, u64::from(on_wire)), payload, on_wire).map(finish)
         }
     }
@@ -100,27 +101,36 @@ const fn is_error(protocol: u32, kind: u8) -> bool {
     if protocol == describe::PROTOCOL_ICMP { matches!(kind, 3..=5 | 11 | 12) } else { matches!(kind, 1..=4) }
 }
 
-/// What NAT leaves alone of the packet that an ICMP error quotes: its identification and length, and of its
-/// transport header the TCP sequence number, the UDP length or the echo sequence number. Zero if too little is
-/// quoted.
+/// Hashes what NAT leaves alone of the packet that an ICMP error quotes in the bytes from `at` to `end`: its
+/// identification and length, and of its transport header the TCP sequence number, the UDP length with the first
+/// eight bytes of payload, or the echo sequence number; less where less is quoted.
 #[inline(always)]
-fn quoted<R: Reader>(reader: &R, at: u32) -> u64 {
-    let Some(first) = reader.u8(at) else { return 0 };
+fn quoted<R: Reader>(reader: &R, hash: u64, at: u32, end: u32) -> Option<u64> {
+    if at + 20 > end {
+        return Some(hash);
+    }
+    let first = u32::from(reader.u8(at)?);
     let (protocol, identity, transport) = if first >> 4 == 4 {
-        let (Some(protocol), Some(length_and_id)) = (reader.u8(at + 9), reader.u32(at + 2)) else { return 0 };
-        (protocol, length_and_id, at + u32::from(first & 0xf) * 4)
+        (reader.u8(at + 9)?, reader.u32(at + 2)?, at + (first & 0xf) * 4)
     } else {
-        let (Some(protocol), Some(length)) = (reader.u8(at + 6), reader.u16(at + 4)) else { return 0 };
-        (protocol, u32::from(length), at + 40)
+        (reader.u8(at + 6)?, u32::from(reader.u16(at + 4)?), at + 40)
     };
-    let Some(second_word) = reader.u32(transport + 4) else { return u64::from(identity) };
-    let kept = match u32::from(protocol) {
-        describe::PROTOCOL_TCP => second_word,
-        17 => second_word >> 16,
-        describe::PROTOCOL_ICMP | describe::PROTOCOL_ICMPV6 => second_word & 0xffff,
-        _ => 0,
-    };
-    u64::from(identity) | u64::from(kept) << 32
+    let hash = mix(hash, u64::from(identity) | u64::from(protocol) << 32);
+    if transport + 8 > end {
+        return Some(hash);
+    }
+    let second_word = reader.u32(transport + 4)?;
+    match u32::from(protocol) {
+        describe::PROTOCOL_TCP => Some(mix(hash, u64::from(second_word))),
+        describe::PROTOCOL_UDP => {
+            let hash = mix(hash, u64::from(second_word >> 16));
+            if transport + 16 > end { Some(hash) } else { Some(mix(hash, reader.word(transport + 8)?)) }
+        }
+        describe::PROTOCOL_ICMP | describe::PROTOCOL_ICMPV6 => {
+            Some(mix(hash, u64::from(second_word & 0xffff)))
+        }
+        _ => Some(hash),
+    }
 }
 
 const SEED: u64 = 0x7472_6163_6572_0001;

@@ -1,6 +1,6 @@
 //! The hop record of a parsed packet.
 
-use super::walk::PROTOCOL_UDP;
+pub(crate) use super::walk::PROTOCOL_UDP;
 use super::{Headers, ParseError, Reader, TunnelAt};
 use crate::filter::mapped;
 use crate::fingerprint;
@@ -50,17 +50,19 @@ impl Headers {
     /// set before: it is part of a datagram's identity. The fields of the observation are left alone.
     ///
     /// # Errors
-    /// [`ParseError::Truncated`] if the packet ends before its headers; `record` is then partly filled.
+    /// [`ParseError::Truncated`] if the packet ends before its headers, [`ParseError::Malformed`] for an impossible
+    /// TCP header length; `record` is then partly filled.
     #[inline(always)]
     pub fn describe<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Result<(), ParseError> {
         self.network_fields(reader, record).ok_or(ParseError::Truncated)?;
         reader.step();
-        let payload = if self.is_later_fragment() {
-            self.transport
-        } else {
-            self.transport_fields(reader, record).ok_or(ParseError::Truncated)?
-        };
-        record.payload_length = self.end.saturating_sub(payload);
+        let payload =
+            if self.is_later_fragment() { self.transport } else { self.transport_fields(reader, record)? };
+        // What was read may have been Ethernet padding.
+        if payload > self.end {
+            return Err(ParseError::Truncated);
+        }
+        record.payload_length = self.end - payload;
         reader.step();
         record.tunnel_count = self.tunnel_count as u8;
         describe_tunnel(reader, &self.outer, &mut record.tunnels[0]).ok_or(ParseError::Truncated)?;
@@ -72,6 +74,7 @@ impl Headers {
 
     #[inline(always)]
     fn network_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Option<()> {
+        clear_transport(record);
         let (source, destination) = addresses(reader, self.network, self.version)?;
         record.source = source;
         record.destination = destination;
@@ -93,44 +96,49 @@ impl Headers {
 
     /// Fills what the transport header says; gives the offset of the payload.
     #[inline(always)]
-    fn transport_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Option<u32> {
+    fn transport_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Result<u32, ParseError> {
         let at = self.transport;
         if has_ports(self.protocol) {
-            let both = reader.u32(at)?;
+            let both = reader.u32(at).ok_or(ParseError::Truncated)?;
             record.source_port = ((both >> 16) as u16).to_be_bytes();
             record.destination_port = (both as u16).to_be_bytes();
             record.flags |= FLAG_PORTS;
         }
         match self.protocol {
             PROTOCOL_TCP => self.tcp_fields(reader, record),
-            PROTOCOL_UDP => Some(at + 8),
-            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => self.icmp_fields(reader, record),
+            PROTOCOL_UDP => Ok(at + 8),
+            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => self.icmp_fields(reader, record).ok_or(ParseError::Truncated),
             PROTOCOL_SCTP => {
-                if reader.u8(at + 12) == Some(SCTP_CHUNK_DATA) {
-                    record.sequence = reader.u32(at + 16)?;
+                // A packet that ends behind the common header may have padding there.
+                if at + 20 <= self.end && reader.u8(at + 12) == Some(SCTP_CHUNK_DATA) {
+                    record.sequence = reader.u32(at + 16).ok_or(ParseError::Truncated)?;
                 }
-                Some(at + 12)
+                Ok(at + 12)
             }
-            _ => Some(at),
+            _ => Ok(at),
         }
     }
 
     /// RFC 9293.
     #[inline(always)]
-    fn tcp_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Option<u32> {
+    fn tcp_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Result<u32, ParseError> {
         let at = self.transport;
-        record.sequence = reader.u32(at + 4)?;
-        record.acknowledgment = reader.u32(at + 8)?;
-        let offset_flags_window = reader.u32(at + 12)?;
+        record.sequence = reader.u32(at + 4).ok_or(ParseError::Truncated)?;
+        record.acknowledgment = reader.u32(at + 8).ok_or(ParseError::Truncated)?;
+        let offset_flags_window = reader.u32(at + 12).ok_or(ParseError::Truncated)?;
         record.tcp_flags = (offset_flags_window >> 16) as u8;
         record.window = offset_flags_window as u16;
         let header_length = (offset_flags_window >> 28) * 4;
-        if header_length >= 32 && reader.u32(at + 20)? == USUAL_TIMESTAMP_OPTION {
-            set_timestamps(reader, record, at + 24)?;
-        } else if header_length > 20 {
-            unusual_options(reader, record, at + 20, at + header_length);
+        if header_length < 20 {
+            return Err(ParseError::Malformed);
         }
-        Some(at + header_length)
+        if header_length >= 32 && reader.u32(at + 20).ok_or(ParseError::Truncated)? == USUAL_TIMESTAMP_OPTION
+        {
+            set_timestamps(reader, record, at + 24).ok_or(ParseError::Truncated)?;
+        } else if header_length > 20 {
+            unusual_options(reader, record, at + 20, at + header_length).ok_or(ParseError::Truncated)?;
+        }
+        Ok(at + header_length)
     }
 
     #[inline(always)]
@@ -146,6 +154,22 @@ impl Headers {
         }
         Some(at + 8)
     }
+}
+
+/// Clears what only some transports set: `record` need not be fresh.
+#[inline(always)]
+const fn clear_transport(record: &mut HopRecord) {
+    record.source_port = [0; 2];
+    record.destination_port = [0; 2];
+    record.sequence = 0;
+    record.acknowledgment = 0;
+    record.timestamp_value = 0;
+    record.timestamp_echo = 0;
+    record.window = 0;
+    record.icmp_identifier = 0;
+    record.tcp_flags = 0;
+    record.icmp_type = 0;
+    record.icmp_code = 0;
 }
 
 #[inline(always)]
@@ -192,32 +216,29 @@ fn set_timestamps<R: Reader>(reader: &R, record: &mut HopRecord, at: u32) -> Opt
 }
 
 /// Looks for the timestamp option where it is not in its usual place (a SYN, exotic stacks). Options that make
-/// no sense end the search: there is no timestamp then.
+/// no sense end the search: there is no timestamp then. `None` if the packet is cut before `end`.
 #[inline(always)]
-fn unusual_options<R: Reader>(reader: &R, record: &mut HopRecord, start: u32, end: u32) {
+fn unusual_options<R: Reader>(reader: &R, record: &mut HopRecord, start: u32, end: u32) -> Option<()> {
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
     const TIMESTAMPS: u8 = 8;
     let mut at = start;
     for _ in 0..MAX_TCP_OPTIONS {
         if at + 2 > end {
-            return;
+            break;
         }
-        let Some(kind_and_length) = reader.u16(at) else { return };
+        let kind_and_length = reader.u16(at)?;
         let kind = (kind_and_length >> 8) as u8;
         let length = u32::from(kind_and_length & 0xff);
         match kind {
-            END => return,
+            END => break,
             NO_OPERATION => at += 1,
-            TIMESTAMPS if length == 10 => {
-                // A failed read means a cut packet: no timestamp.
-                let _ = set_timestamps(reader, record, at + 2);
-                return;
-            }
-            _ if length < 2 => return,
+            TIMESTAMPS if length == 10 && at + 10 <= end => return set_timestamps(reader, record, at + 2),
+            _ if length < 2 => break,
             _ => at += length,
         }
     }
+    Some(())
 }
 
 #[inline(always)]

@@ -1,7 +1,10 @@
 //! Access to a packet's bytes.
 
+use super::MAX_OFFSET;
+
 /// Reads a packet. All multi-byte reads but [`Reader::word`] are big-endian, as on the wire; nothing needs to be
-/// aligned; a read that is not wholly inside the packet gives `None`.
+/// aligned. A read that is not wholly inside the packet, or begins behind [`MAX_OFFSET`], gives `None`: the latter
+/// so that every reader says the same of the same packet.
 pub trait Reader {
     fn u8(&self, offset: u32) -> Option<u8>;
     fn u16(&self, offset: u32) -> Option<u16>;
@@ -36,6 +39,9 @@ impl<'a> SliceReader<'a> {
     }
 
     fn array<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
         let start = offset as usize;
         self.bytes.get(start..start.checked_add(N)?)?.try_into().ok()
     }
@@ -43,7 +49,7 @@ impl<'a> SliceReader<'a> {
 
 impl Reader for SliceReader<'_> {
     fn u8(&self, offset: u32) -> Option<u8> {
-        self.bytes.get(offset as usize).copied()
+        self.array(offset).map(u8::from_be_bytes)
     }
 
     fn u16(&self, offset: u32) -> Option<u16> {

@@ -29,18 +29,27 @@ const ETHER_TYPE_BRIDGING: u32 = 0x6558;
 
 pub(super) const PROTOCOL_HOP_BY_HOP: u32 = 0;
 pub(super) const PROTOCOL_IPV4: u32 = 4;
-pub(super) const PROTOCOL_UDP: u32 = 17;
+pub(crate) const PROTOCOL_UDP: u32 = 17;
 pub(super) const PROTOCOL_IPV6: u32 = 41;
 pub(super) const PROTOCOL_ROUTING: u32 = 43;
 pub(super) const PROTOCOL_FRAGMENT: u32 = 44;
 pub(super) const PROTOCOL_GRE: u32 = 47;
 pub(super) const PROTOCOL_AUTHENTICATION: u32 = 51;
+pub(super) const PROTOCOL_NO_NEXT_HEADER: u32 = 59;
 pub(super) const PROTOCOL_DESTINATION_OPTIONS: u32 = 60;
 pub(super) const PROTOCOL_MOBILITY: u32 = 135;
 pub(super) const PROTOCOL_HIP: u32 = 139;
 pub(super) const PROTOCOL_SHIM6: u32 = 140;
 
+/// The first word of a VXLAN header: the I flag, all else reserved (RFC 7348, 5).
+const VXLAN_FLAGS: u32 = 0x0800_0000;
+/// With the group policy extension there are a G flag, D and A flags and a group as well.
+const VXLAN_GROUP_POLICY_FLAGS: u32 = 0x8800_0000;
+const VXLAN_GROUP_POLICY_MASK: u32 = 0xffb7_0000;
+
 const GENEVE_PORT: u32 = 6081;
+/// Version and reserved bits of a Geneve header, all zero (RFC 8926, 3.4).
+const GENEVE_FIXED_MASK: u32 = 0xc03f_0000;
 
 impl Headers {
     /// Walks to the innermost IP packet. `self` need not be fresh. `vxlan_ports` are UDP destination ports, 0 for
@@ -78,7 +87,7 @@ impl Headers {
                 _ => return Ok(()),
             }
         }
-        if self.state == state::DONE { Ok(()) } else { Err(ParseError::TooDeep) }
+        if self.state == state::DONE && self.offset <= MAX_OFFSET { Ok(()) } else { Err(ParseError::TooDeep) }
     }
 
     #[inline(always)]
@@ -146,8 +155,12 @@ impl Headers {
         let payload_length = u32::from(reader.u16(at + 4).ok_or(ParseError::Truncated)?);
         let next = u32::from(reader.u8(at + 6).ok_or(ParseError::Truncated)?);
         self.network = at;
-        // Zero: a jumbogram (RFC 2675, BIG TCP).
-        self.end = if payload_length == 0 { reader.length() } else { at + 40 + payload_length };
+        // Zero: a jumbogram (RFC 2675, BIG TCP), or nothing behind the header at all.
+        self.end = if payload_length == 0 && next != PROTOCOL_NO_NEXT_HEADER {
+            reader.length()
+        } else {
+            at + 40 + payload_length
+        };
         self.version = 6;
         self.protocol = next;
         self.identification = 0;
@@ -243,17 +256,23 @@ impl Headers {
         if !is_vxlan && u32::from(port) != GENEVE_PORT {
             return Ok(());
         }
-        // A datagram too short for a tunnel header is some other protocol's on that port.
-        let (Some(header), Some(identifier)) = (reader.u32(at + 8), reader.u32(at + 12)) else {
+        // A datagram too short for a tunnel header is some other protocol's on that port; what may be behind it is
+        // Ethernet padding.
+        if self.end < at + 16 {
             return Ok(());
-        };
+        }
+        let header = reader.u32(at + 8).ok_or(ParseError::Truncated)?;
+        let identifier = reader.u32(at + 12).ok_or(ParseError::Truncated)?;
+        // Reserved in both; with it a datagram of some other protocol is hardly taken for a tunnel's.
+        if identifier & 0xff != 0 {
+            return Ok(());
+        }
         let port = u32::from(port);
         if is_vxlan {
-            // The I flag must be set and the last octet is reserved (RFC 7348, 5).
-            if header & 0x0800_0000 != 0 && identifier & 0xff == 0 {
+            if header == VXLAN_FLAGS || header & VXLAN_GROUP_POLICY_MASK == VXLAN_GROUP_POLICY_FLAGS {
                 self.enter(TUNNEL_VXLAN, identifier >> 8, port, 16, state::ETHERNET);
             }
-        } else if header >> 30 == 0 {
+        } else if header & GENEVE_FIXED_MASK == 0 {
             let length = 16 + ((header >> 24) & 0x3f) * 4;
             if let Some(next) = after_ether_type(header & 0xffff) {
                 self.enter(TUNNEL_GENEVE, identifier >> 8, port, length, next);
