@@ -12,11 +12,11 @@ use super::attach::{AttachError, AttachMode, Attacher, Mechanism, Target, clsact
 use super::decode;
 use super::filters::{self, FilterError, FollowFilter};
 use super::points::{PointKey, Registry};
-use super::programs::{LoadError, LoadOptions, Outcomes, PROGRAM_PREFIX, Programs};
+use super::programs::{LoadError, LoadOptions, Outcomes, Programs};
 use super::ring::{CHANNEL_CAPACITY, RingReader};
 use crate::host::netns::NetnsId;
 use crate::host::plan::PlannedDevice;
-use crate::host::programs;
+use crate::host::programs::{self, DevicePrograms};
 use crate::trajectory::model::{ClockId, Direction, ObservationPoint, PointId, Sighting};
 
 /// How to observe.
@@ -111,7 +111,12 @@ impl Observer {
             ifindex: device.link.ifindex,
             ethernet: device.link.has_ethernet_header,
         };
-        let make = |id, direction| describe(device, id, direction);
+        // Read before we attach: only others' programs. Not to know them only costs an explanation later.
+        let others = programs::of_device(&device.netns, device.link.ifindex).unwrap_or_else(|error| {
+            tracing::warn!("{}: {error}", device.link.name);
+            DevicePrograms::default()
+        });
+        let make = |id, direction| describe(device, &others, id, direction);
         self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make)
     }
 
@@ -178,8 +183,12 @@ impl Observer {
 }
 
 /// The point of one direction of a device.
-fn describe(device: &PlannedDevice, id: PointId, direction: Direction) -> ObservationPoint {
-    let others = programs::on_hook(&device.netns, &device.link, direction).unwrap_or_default();
+fn describe(
+    device: &PlannedDevice,
+    others: &DevicePrograms,
+    id: PointId,
+    direction: Direction,
+) -> ObservationPoint {
     ObservationPoint {
         id,
         node: Arc::clone(&device.node),
@@ -193,9 +202,10 @@ fn describe(device: &PlannedDevice, id: PointId, direction: Direction) -> Observ
         role: device.role,
         bridge: device.link.master,
         foreign_programs: others
-            .into_iter()
-            .filter(|name| !name.starts_with(PROGRAM_PREFIX))
-            .map(Arc::from)
+            .on(direction)
+            .iter()
+            .filter(|program| !program.is_ours())
+            .map(|program| Arc::from(program.name.as_str()))
             .collect(),
     }
 }
