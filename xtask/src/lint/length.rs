@@ -39,6 +39,7 @@ mod tests {
     fn findings(lines: usize) -> usize {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("src")).unwrap();
+        fs::write(dir.path().join("Cargo.toml"), "").unwrap();
         fs::write(dir.path().join("src/lib.rs"), "//\n".repeat(lines)).unwrap();
         check(&Sources::of_crate(dir.path()).unwrap()).unwrap().len()
     }

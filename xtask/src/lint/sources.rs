@@ -37,7 +37,9 @@ impl Sources {
     pub(super) fn of_crate(dir: &Path) -> Result<Self> {
         let mut files = BTreeSet::new();
         collect(dir, &mut files)?;
-        let roots = files.iter().filter(|file| is_root(dir, file)).cloned().collect::<Vec<_>>();
+        let named = named_roots(dir)?;
+        let is_root = |file: &&PathBuf| named.contains(*file) || is_usual_root(dir, file);
+        let roots = files.iter().filter(is_root).cloned().collect::<Vec<_>>();
         let mut sources = Self { dir: dir.to_owned(), files, reached: BTreeSet::new() };
         for root in roots {
             let modules = root.parent().unwrap_or(dir).to_owned();
@@ -109,7 +111,15 @@ fn collect(dir: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn is_root(dir: &Path, file: &Path) -> bool {
+/// Crate roots that the manifest names: `path = "src/tool.rs"` of a target.
+fn named_roots(dir: &Path) -> Result<Vec<PathBuf>> {
+    let manifest = read(&dir.join("Cargo.toml"))?;
+    let paths = manifest.lines().filter_map(|line| line.strip_prefix("path = \"")?.strip_suffix('"'));
+    Ok(paths.filter(|path| path.ends_with(".rs")).map(|path| dir.join(path)).collect())
+}
+
+/// Crate roots that cargo finds by itself.
+fn is_usual_root(dir: &Path, file: &Path) -> bool {
     ROOT_FILES.iter().any(|root| file == dir.join(root))
         || file.parent().is_some_and(|parent| ROOT_DIRS.iter().any(|roots| parent == dir.join(roots)))
 }
@@ -132,6 +142,7 @@ mod tests {
 
     fn findings(files: &[(&str, &str)]) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("Cargo.toml"), "[[bin]]\nname = \"odd\"\npath = \"src/odd.rs\"\n").unwrap();
         for (name, text) in files {
             let path = dir.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -151,6 +162,7 @@ mod tests {
             ("src/a/tests.rs", ""),
             ("src/b.rs", "mod tests {\n    use super::*;\n}\n"),
             ("src/bin/tool.rs", ""),
+            ("src/odd.rs", ""),
             ("tests/whole.rs", "mod support;\n"),
             ("tests/support/net.rs", ""),
             ("tests/support.rs", "pub mod net;\n"),
