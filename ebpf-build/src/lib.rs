@@ -14,7 +14,7 @@ pub mod toolchain;
 use std::{
     env,
     ffi::OsString,
-    fs,
+    fs, iter,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -83,16 +83,19 @@ fn rustflags(linker: &Path, arch: &OsString) -> OsString {
     let mut flags = OsString::from("-Clinker=");
     flags.push(linker);
     // Without the last one LLVM does not expand a memset of a record into stores, and BPF has no memset to call.
-    flags.push("\x1f-Clink-arg=--btf\x1f-Clink-arg=--disable-expand-memcpy-in-order\x1f-Cdebuginfo=2\x1f--cfg=bpf_target_arch=\"");
+    flags.push("\x1f-Clink-arg=--btf\x1f-Clink-arg=--disable-expand-memcpy-in-order\x1f-Cdebuginfo=2");
+    flags.push("\x1f--cfg=bpf_target_arch=\"");
     flags.push(arch);
     flags.push("\"");
     flags
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    let words: Vec<_> = iter::once(command.get_program()).chain(command.get_args()).collect();
+    let shown = words.join(" ".as_ref()).display().to_string();
+    let status = command.status().with_context(|| format!("cannot start {shown}"))?;
     if !status.success() {
-        bail!("{command:?} ended with {status}");
+        bail!("{shown} ended with {status}");
     }
     Ok(())
 }

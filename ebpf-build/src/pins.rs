@@ -17,8 +17,10 @@ pub struct Pins {
     pub nightly: String,
     /// Major version of the LLVM that bpf-linker is built on. It reads bitcode of this version and older.
     pub llvm: u32,
-    /// Debian packages without which nothing builds.
-    pub debian_build: Vec<String>,
+    /// Debian packages with a compiler for eBPF.
+    pub debian_compiler: Vec<String>,
+    /// Debian packages to build bpf-linker and libFuzzer.
+    pub debian_linker: Vec<String>,
     /// Debian packages that the tests and the demo run.
     pub debian_test: Vec<String>,
 }
@@ -54,7 +56,8 @@ impl Manifest {
             bpf_linker: text("bpf-linker")?,
             nightly: text("nightly")?,
             llvm: llvm.parse().with_context(|| format!("llvm = {llvm:?} is not a major version"))?,
-            debian_build: list("debian-build")?,
+            debian_compiler: list("debian-compiler")?,
+            debian_linker: list("debian-linker")?,
             debian_test: list("debian-test")?,
         })
     }
@@ -83,7 +86,8 @@ impl Manifest {
         Err(anyhow::anyhow!("no member of the workspace in {} is named {package:?}", self.root.display()))
     }
 
-    fn members(&self) -> impl Iterator<Item = &str> {
+    /// Directories of the workspace's members, relative to its root.
+    pub fn members(&self) -> impl Iterator<Item = &str> {
         let members = lookup(&self.table, &["workspace", "members"]).and_then(Value::as_array);
         members.into_iter().flatten().filter_map(Value::as_str)
     }
@@ -141,7 +145,8 @@ mod tests {
         let pins = manifest().pins().unwrap();
 
         assert!(pins.llvm >= 20);
-        assert!(pins.debian_build.iter().any(|package| package == "rustc-web"));
+        assert!(pins.debian_compiler.iter().any(|package| package == "rustc-web"));
+        assert!(pins.debian_linker.contains(&format!("llvm-{}-dev", pins.llvm)));
         assert!(!pins.debian_test.is_empty());
     }
 

@@ -73,10 +73,8 @@ impl Toolchain {
             }
             Compiler::Debian => Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"))),
         };
-        for (name, _) in env::vars_os() {
-            if name.to_str().is_some_and(leaks) {
-                cargo.env_remove(name);
-            }
+        for name in host_build_variables() {
+            cargo.env_remove(name);
         }
         if self.compiler == Compiler::Debian {
             cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
@@ -169,6 +167,11 @@ pub fn find_linker() -> Option<PathBuf> {
         .chain(cargo_home.map(|home| home.join("bin")))
         .map(|dir| dir.join(BPF_LINKER))
         .find(|file| file.is_file())
+}
+
+/// The variables of our environment that shape a build for the host and must not shape another one.
+pub fn host_build_variables() -> impl Iterator<Item = OsString> {
+    env::vars_os().map(|(name, _)| name).filter(|name| name.to_str().is_some_and(leaks))
 }
 
 /// Whether an environment variable would bend the eBPF build to the host's. What says where crates come from, how

@@ -51,9 +51,9 @@ pub(crate) fn write(
         record.gso_segments = (*skb).gso_segs as u16;
         record.gso_size = (*skb).gso_size as u16;
     }
-    if headers.describe(reader, record).is_err() {
+    if let Err(error) = headers.describe(reader, record) {
         entry.discard(u64::from(BPF_RB_NO_WAKEUP));
-        return Err(Outcome::Truncated);
+        return Err(error.into());
     }
     entry.submit(wake_flag());
     Ok(Outcome::Recorded)

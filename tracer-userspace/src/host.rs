@@ -1,1 +1,19 @@
-//! (under construction)
+//! Read-only views of a machine: its network namespaces, links, and the programs on their hooks.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`netns`] | network namespaces: finding them, running a closure inside one |
+//! | [`links`] | the links and addresses of a namespace, and what changes about them |
+//! | [`survey`] | which namespace is which node or pod, and how that was found |
+//! | [`plan`] | which devices a follow observes |
+//! | [`programs`] | which programs sit on a device's hooks, in running order |
+//!
+//! Nothing in here changes the system.
+
+pub mod links;
+pub mod netns;
+pub mod plan;
+pub mod programs;
+pub mod survey;
+
+pub(crate) mod netlink;

@@ -1,1 +1,60 @@
-fn main() {}
+//! The one front door to everything that is done with this repository: `cargo xtask help`.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `cli` | the commands and their arguments |
+//! | `setup` | the toolchain that cargo does not bring |
+//! | `demo` | builds and runs the demo |
+//! | `test` | everything that CI runs, in steps |
+//! | `lint` | formatting, clippy and this project's own rules |
+//! | `fuzz` | bounded runs of the fuzz targets |
+//! | `cargo`, `process`, `steps` | helpers: cargo's artifacts, commands, timing |
+//!
+//! A new command is a variant of [`cli::Command`], a line in [`cli::USAGE`], and a module with a `run`.
+
+mod cargo;
+mod cli;
+mod demo;
+mod fuzz;
+mod lint;
+mod process;
+mod setup;
+mod steps;
+mod test;
+
+use std::{env, process::ExitCode};
+
+use crate::cli::Command;
+
+/// The command was understood and failed.
+const FAILED: u8 = 1;
+/// The command was not understood.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("error: {error}\n\n{}", cli::USAGE);
+            return ExitCode::from(USAGE);
+        }
+    };
+    let result = match command {
+        Command::Help => {
+            println!("{}", cli::USAGE);
+            Ok(())
+        }
+        Command::Setup { check } => setup::run(check),
+        Command::Demo { topology, arguments } => demo::run(&topology, &arguments),
+        Command::Test(options) => test::run(&options),
+        Command::Lint { bless } => lint::run(bless),
+        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Hooks: who we are on them and how we get there.
+//!
+//! TCX at the head, in front of every other program; links are file descriptors, so that nothing stays attached
+//! when this process ends, however it ends. Where TCX is missing (before Linux 6.6), or on demand, legacy clsact
+//! filters by the rules in [`clsact`].
+
+pub mod clsact;
+
+use std::collections::HashMap;
+
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, ProgramError, TcAttachType};
+
+use self::clsact::Filter;
+use super::points::{PointKey, Registry};
+use super::programs::{LoadError, Programs, program_name, source_chain};
+use crate::host::netns::{Netns, NetnsId};
+use crate::trajectory::model::{Direction, ObservationPoint, PointId};
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum AttachMode {
+    /// TCX where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+/// How a hook is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    Tcx,
+    Clsact,
+}
+
+impl Mechanism {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error(
+        "this kernel has no TCX (it came with Linux 6.6): use --attach clsact, or --attach auto, which picks it"
+    )]
+    NoTcx,
+    #[error("the device is gone")]
+    DeviceGone,
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("the kernel refuses the TCX link: {}", source_chain(.0))]
+    Tcx(#[source] ProgramError),
+    #[error(transparent)]
+    Clsact(#[from] clsact::ClsactError),
+    #[error(transparent)]
+    Netns(#[from] std::io::Error),
+}
+
+/// A device to attach to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub netns: Netns,
+    pub device: String,
+    pub ifindex: u32,
+    pub ethernet: bool,
+}
+
+/// Both hooks of a device, while we hold them.
+struct Held {
+    netns: Netns,
+    device: String,
+    hooks: Hooks,
+}
+
+enum Hooks {
+    /// Dropping a link detaches it, in whatever namespace its device is.
+    Tcx { _links: Vec<SchedClassifierLink> },
+    Clsact(Vec<Filter>),
+}
+
+/// Attaches, keeps and detaches.
+pub struct Attacher {
+    mode: AttachMode,
+    held: HashMap<(NetnsId, u32), Held>,
+}
+
+impl Attacher {
+    #[must_use]
+    pub fn new(mode: AttachMode) -> Self {
+        Self { mode, held: HashMap::new() }
+    }
+
+    /// Whether both hooks of this device are ours already.
+    #[must_use]
+    pub fn holds(&self, netns: NetnsId, ifindex: u32) -> bool {
+        self.held.contains_key(&(netns, ifindex))
+    }
+
+    /// Attaches both directions of a device and registers their points as born at `now_ns`; `make` describes a
+    /// point.
+    ///
+    /// # Errors
+    /// [`AttachError`]; nothing of ours is on the device then.
+    pub fn attach(
+        &mut self,
+        programs: &mut Programs,
+        registry: &mut Registry,
+        target: &Target,
+        now_ns: u64,
+        mut make: impl FnMut(PointId, Direction) -> ObservationPoint,
+    ) -> Result<Mechanism, AttachError> {
+        let (hooks, space) = match self.mode {
+            AttachMode::Clsact => attach_clsact(programs, target)?,
+            AttachMode::Tcx => attach_tcx(programs, target)?,
+            AttachMode::Auto => match attach_tcx(programs, target) {
+                Err(AttachError::NoTcx) => {
+                    self.mode = AttachMode::Clsact;
+                    attach_clsact(programs, target)?
+                }
+                result => result?,
+            },
+        };
+        let mechanism = match hooks {
+            Hooks::Tcx { .. } => Mechanism::Tcx,
+            Hooks::Clsact(_) => Mechanism::Clsact,
+        };
+        for direction in DIRECTIONS {
+            let key = PointKey { space, ifindex: target.ifindex, direction };
+            registry.register(key, now_ns, |id| make(id, direction));
+        }
+        let held = Held { netns: target.netns.clone(), device: target.device.clone(), hooks };
+        self.held.insert((target.netns.id(), target.ifindex), held);
+        Ok(mechanism)
+    }
+
+    /// Forgets a device that is gone: the kernel has removed its hooks.
+    pub fn forget(&mut self, netns: NetnsId, ifindex: u32) {
+        self.held.remove(&(netns, ifindex));
+    }
+
+    /// Puts filters of ours that another tool got in front of back to the front; gives the devices where that was
+    /// necessary. TCX links need nothing: a later one at the head that returns NEXT does no harm, and no one
+    /// replaces ours.
+    ///
+    /// # Errors
+    /// The first one; the other devices are seen to all the same.
+    pub fn reconcile(&mut self, programs: &mut Programs) -> (Vec<String>, Vec<String>) {
+        let mut moved = Vec::new();
+        let mut problems = Vec::new();
+        for held in self.held.values_mut() {
+            let Hooks::Clsact(filters) = &mut held.hooks else { continue };
+            for filter in filters {
+                match bring_to_front(programs, &held.netns, filter) {
+                    Ok(true) => moved.push(held.device.clone()),
+                    Ok(false) => {}
+                    // The link watcher tells of devices that are gone.
+                    Err(AttachError::DeviceGone) => {}
+                    Err(error) => problems.push(format!("{}: {error}", held.device)),
+                }
+            }
+        }
+        (moved, problems)
+    }
+
+    /// Detaches everything; gives what could not be detached, in plain sentences.
+    pub fn detach_all(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (_, held) in self.held.drain() {
+            let Hooks::Clsact(filters) = &held.hooks else { continue };
+            for filter in filters {
+                if let Err(error) = clsact::remove(&held.netns, filter) {
+                    problems.push(format!("cannot remove our filter from {}: {error}", held.device));
+                }
+            }
+        }
+        problems
+    }
+}
+
+impl Drop for Attacher {
+    fn drop(&mut self) {
+        for problem in self.detach_all() {
+            tracing::warn!("{problem}");
+        }
+    }
+}
+
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// Attaches TCX links at the head; gives them and the number of the namespace.
+fn attach_tcx(programs: &mut Programs, target: &Target) -> Result<(Hooks, u32), AttachError> {
+    let space = programs.space(target.netns.id())?;
+    let number = space.number;
+    let mut links = Vec::with_capacity(DIRECTIONS.len());
+    for direction in DIRECTIONS {
+        let program = space.program(direction, target.ethernet)?;
+        let attach_type = match direction {
+            Direction::Ingress => TcAttachType::Ingress,
+            Direction::Egress => TcAttachType::Egress,
+        };
+        // The device is looked up in the namespace of the thread.
+        let link = target.netns.run(|| {
+            let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = program.attach_with_options(&target.device, attach_type, order)?;
+            program.take_link(id)
+        })?;
+        links.push(link.map_err(tcx_error)?);
+    }
+    Ok((Hooks::Tcx { _links: links }, number))
+}
+
+/// What the kernel's refusal of a TCX link means.
+fn tcx_error(error: ProgramError) -> AttachError {
+    let code = match &error {
+        ProgramError::SyscallError(call) => call.io_error.raw_os_error(),
+        ProgramError::TcError(aya::programs::tc::TcError::IoError(error)) => error.raw_os_error(),
+        _ => None,
+    };
+    match code {
+        Some(libc::EINVAL) => AttachError::NoTcx,
+        Some(libc::ENODEV | libc::ENXIO) => AttachError::DeviceGone,
+        _ => AttachError::Tcx(error),
+    }
+}
+
+/// Adds clsact filters in front of all others; gives them and the number of the namespace.
+fn attach_clsact(programs: &mut Programs, target: &Target) -> Result<(Hooks, u32), AttachError> {
+    let space = programs.space(target.netns.id())?;
+    let number = space.number;
+    clsact::ensure_qdisc(&target.netns, target.ifindex)?;
+    let mut filters = Vec::with_capacity(DIRECTIONS.len());
+    for direction in DIRECTIONS {
+        let program = space.program(direction, target.ethernet)?;
+        match clsact::add_in_front(&target.netns, target.ifindex, direction, target.ethernet, program) {
+            Ok(filter) => filters.push(filter),
+            Err(error) => {
+                for filter in &filters {
+                    let _ = clsact::remove(&target.netns, filter);
+                }
+                return Err(error.into());
+            }
+        }
+    }
+    Ok((Hooks::Clsact(filters), number))
+}
+
+/// True if the filter was not the first and is now.
+fn bring_to_front(
+    programs: &mut Programs,
+    netns: &Netns,
+    filter: &mut Filter,
+) -> Result<bool, AttachError> {
+    if clsact::is_first(netns, filter)? {
+        return Ok(false);
+    }
+    let program = programs.space(netns.id())?.program(filter.direction, filter.ethernet)?;
+    // Add before remove: packets may be seen twice for a moment (two records of one program at one point, which the
+    // correlator takes for a duplicate), but none passes unseen.
+    let in_front =
+        clsact::add_in_front(netns, filter.ifindex, filter.direction, filter.ethernet, program)?;
+    clsact::remove(netns, filter)?;
+    *filter = in_front;
+    Ok(true)
+}
+
+/// Names of our programs.
+#[must_use]
+pub fn our_program_names() -> [&'static str; 4] {
+    [
+        program_name(Direction::Ingress, true),
+        program_name(Direction::Egress, true),
+        program_name(Direction::Ingress, false),
+        program_name(Direction::Egress, false),
+    ]
+}

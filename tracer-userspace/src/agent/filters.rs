@@ -1,0 +1,151 @@
+//! The filter maps of the kernel side: what the armed follows want. Rules: `tracer_common::filter`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use aya::maps::MapError;
+use tracer_common::MAX_FOLLOWS;
+use tracer_common::filter::{Ends, FilterConfig};
+use tracer_common::packet::DEFAULT_VXLAN_PORTS;
+
+use super::decode::address_key;
+use super::programs::{LoadError, Programs};
+
+/// What one follow wants of the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FollowFilter {
+    /// Addresses of end A, with those that SNAT may put in their place.
+    pub a: Vec<IpAddr>,
+    /// Addresses of end B; `None`: any.
+    pub b: Option<Vec<IpAddr>>,
+    /// IANA protocol numbers; empty: any.
+    pub protocols: Vec<u8>,
+    /// Ports on either end; empty: any.
+    pub ports: Vec<u16>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    #[error("{0} follows at the same time are the most that the kernel side holds")]
+    TooMany(usize),
+    #[error("no room for address {0} in the kernel's filter: the follow has too many addresses")]
+    Full(IpAddr, #[source] MapError),
+    #[error("cannot write the kernel's filter")]
+    Map(#[from] MapError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+/// Writes the filter for `follows`; follow n has bit n. `vxlan_port` is looked for besides the usual ones.
+/// Addresses that are in the maps but no longer wanted are removed.
+///
+/// # Errors
+/// [`FilterError`].
+pub fn arm(
+    programs: &mut Programs,
+    follows: &[FollowFilter],
+    vxlan_port: Option<u16>,
+) -> Result<(), FilterError> {
+    if follows.len() > MAX_FOLLOWS {
+        return Err(FilterError::TooMany(MAX_FOLLOWS));
+    }
+    let wanted = Masks::of(follows);
+    write_ends(programs, &wanted.ends)?;
+    let mut ports = programs.ports()?;
+    for (port, mask) in &wanted.ports {
+        ports.insert(port, mask, 0)?;
+    }
+    let mut protocols = programs.protocols()?;
+    for number in 0..=255_u8 {
+        let mask = wanted.protocols.get(&number).copied().unwrap_or(0);
+        protocols.set(u32::from(number), mask, 0)?;
+    }
+    let mut config = wanted.config;
+    config.vxlan_ports = DEFAULT_VXLAN_PORTS;
+    config.vxlan_ports[2] = vxlan_port.unwrap_or(0);
+    // Last: from here on the programs match.
+    programs.config()?.set(0, config, 0)?;
+    Ok(())
+}
+
+fn write_ends(programs: &mut Programs, wanted: &HashMap<IpAddr, Ends>) -> Result<(), FilterError> {
+    let mut ends = programs.ends()?;
+    for (address, masks) in wanted {
+        ends.insert(address_key(*address), masks, 0).map_err(|error| FilterError::Full(*address, error))?;
+    }
+    let keys: Vec<_> = wanted.keys().map(|address| address_key(*address)).collect();
+    let stale: Vec<_> = ends.keys().filter_map(Result::ok).filter(|key| !keys.contains(key)).collect();
+    for key in stale {
+        ends.remove(&key)?;
+    }
+    Ok(())
+}
+
+/// The follows as bit masks.
+#[derive(Debug, Default)]
+struct Masks {
+    ends: HashMap<IpAddr, Ends>,
+    ports: HashMap<u16, u64>,
+    protocols: HashMap<u8, u64>,
+    config: FilterConfig,
+}
+
+impl Masks {
+    fn of(follows: &[FollowFilter]) -> Self {
+        let mut masks = Self::default();
+        for (index, follow) in follows.iter().enumerate() {
+            masks.add(1 << index, follow);
+        }
+        masks
+    }
+
+    fn add(&mut self, bit: u64, follow: &FollowFilter) {
+        for address in &follow.a {
+            self.ends.entry(*address).or_default().a |= bit;
+        }
+        match &follow.b {
+            Some(addresses) => {
+                for address in addresses {
+                    self.ends.entry(*address).or_default().b |= bit;
+                }
+            }
+            None => self.config.any_peer |= bit,
+        }
+        if follow.ports.is_empty() {
+            self.config.any_port |= bit;
+        }
+        for port in &follow.ports {
+            *self.ports.entry(*port).or_default() |= bit;
+        }
+        if follow.protocols.is_empty() {
+            self.config.any_protocol |= bit;
+        }
+        for protocol in &follow.protocols {
+            *self.protocols.entry(*protocol).or_default() |= bit;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_follow_has_its_own_bit_in_every_mask() {
+        let client: IpAddr = "10.244.0.153".parse().unwrap();
+        let server: IpAddr = "fd00::1".parse().unwrap();
+        let follows = [
+            FollowFilter { a: vec![client], b: Some(vec![server]), protocols: vec![6], ports: vec![80] },
+            FollowFilter { a: vec![server], b: None, ..FollowFilter::default() },
+        ];
+
+        let masks = Masks::of(&follows);
+
+        assert_eq!(masks.ends[&client], Ends { a: 0b01, b: 0 });
+        assert_eq!(masks.ends[&server], Ends { a: 0b10, b: 0b01 });
+        assert_eq!((masks.ports[&80], masks.protocols[&6]), (0b01, 0b01));
+        assert_eq!(masks.config.any_peer, 0b10);
+        assert_eq!(masks.config.any_port, 0b10);
+        assert_eq!(masks.config.any_protocol, 0b10);
+    }
+}

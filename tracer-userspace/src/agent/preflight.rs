@@ -1,0 +1,116 @@
+//! Whether this process may and this kernel can, before anything is touched.
+
+use std::path::Path;
+
+use aya::maps::MapType;
+use aya::sys::is_map_supported;
+
+/// A capability that we need: number in `linux/capability.h`, name, what for.
+struct Capability {
+    bit: u32,
+    name: &'static str,
+    purpose: &'static str,
+}
+
+const NET_ADMIN: Capability =
+    Capability { bit: 12, name: "CAP_NET_ADMIN", purpose: "to attach programs to devices" };
+const SYS_ADMIN: Capability = Capability {
+    bit: 21,
+    name: "CAP_SYS_ADMIN",
+    purpose: "to enter the network namespaces of pods and to load eBPF programs",
+};
+
+/// Where the kernel shows its types.
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    #[error(
+        "missing {}: run as root (sudo), or give the process these capabilities", missing.join(" and ")
+    )]
+    Capabilities { missing: Vec<String> },
+    #[error(
+        "kernel {release} has no BPF ring buffer (it came with Linux 5.8): tracer cannot run here; \
+         use a node with a newer kernel"
+    )]
+    NoRingBuffer { release: String },
+    #[error("cannot tell what this kernel offers: {0}")]
+    Probe(String),
+}
+
+/// What works less well here, in plain sentences.
+pub type Shortcomings = Vec<String>;
+
+/// Checks capabilities and kernel.
+///
+/// # Errors
+/// [`PreflightError`] when tracer cannot work at all.
+pub fn check() -> Result<Shortcomings, PreflightError> {
+    let status = std::fs::read_to_string("/proc/self/status")
+        .map_err(|error| PreflightError::Probe(format!("/proc/self/status: {error}")))?;
+    let missing = missing_capabilities(effective_capabilities(&status).unwrap_or(0));
+    if !missing.is_empty() {
+        return Err(PreflightError::Capabilities { missing });
+    }
+    allow_locked_memory();
+    match is_map_supported(MapType::RingBuf) {
+        Ok(true) => {}
+        Ok(false) => return Err(PreflightError::NoRingBuffer { release: kernel_release() }),
+        Err(error) => return Err(PreflightError::Probe(super::programs::source_chain(&error))),
+    }
+    let mut shortcomings = Vec::new();
+    if !Path::new(KERNEL_BTF).exists() {
+        shortcomings.push(format!(
+            "kernel {} has no BTF ({KERNEL_BTF} is missing): names of other programs are cut to 15 characters",
+            kernel_release()
+        ));
+    }
+    Ok(shortcomings)
+}
+
+fn missing_capabilities(effective: u64) -> Vec<String> {
+    [NET_ADMIN, SYS_ADMIN]
+        .iter()
+        .filter(|capability| effective & (1 << capability.bit) == 0)
+        .map(|capability| format!("{} ({})", capability.name, capability.purpose))
+        .collect()
+}
+
+/// The mask behind `CapEff:` in `/proc/<pid>/status`.
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// Before Linux 5.11 maps count against RLIMIT_MEMLOCK, whose default is too small for a ring buffer. Where the
+/// limit may not be raised and is needed, creating the maps fails and says so.
+fn allow_locked_memory() {
+    let unlimited = rustix::process::Rlimit { current: None, maximum: None };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited);
+}
+
+/// Release of the running kernel, such as `6.12.95`.
+#[must_use]
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_capability_is_named_with_its_purpose() {
+        let missing = missing_capabilities(1 << NET_ADMIN.bit);
+        assert_eq!(missing.len(), 1);
+        assert!(missing[0].starts_with("CAP_SYS_ADMIN (to enter"), "{missing:?}");
+        assert!(missing_capabilities(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn the_effective_set_is_read_from_the_status_file() {
+        let status = "Name:\ttracer\nCapInh:\t0000000000000000\nCapEff:\t0000000000201000\n";
+        assert_eq!(effective_capabilities(status), Some(0x20_1000));
+        assert_eq!(effective_capabilities("Name:\tx\n"), None);
+    }
+}

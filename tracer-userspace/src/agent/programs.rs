@@ -1,0 +1,244 @@
+//! The eBPF object. It is loaded once per network namespace, with the namespace's number as a constant, because a
+//! tc program cannot ask for its namespace on the kernels that we support and an ifindex alone is not unique. All
+//! copies share the same maps: they are pinned in a bpffs that is mounted nowhere, so that nobody can see it and it
+//! goes with this process, however that ends.
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use tracer_common::filter::{Ends, FilterConfig};
+use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
+
+use crate::host::netns::NetnsId;
+use crate::trajectory::model::Direction;
+
+/// The object that build.rs made.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-ebpf"));
+
+/// Maps that all copies share; every other one (constants) is a copy's own.
+const SHARED_MAPS: [&str; 8] =
+    ["AYA_LOGS", "CONFIG", "ENDS", "HEADERS", "OUTCOMES", "PORTS", "PROTOCOLS", "RECORDS"];
+
+/// All names of our programs begin so: others and we ourselves recognise them by it.
+pub const PROGRAM_PREFIX: &str = "tracer_";
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot make a private bpffs ({0}); it needs CAP_SYS_ADMIN")]
+    PrivateBpffs(#[source] rustix::io::Errno),
+    #[error("cannot load the eBPF object: {}", source_chain(.0))]
+    Object(#[source] EbpfError),
+    #[error("the kernel refuses program {name}: {}", source_chain(.source))]
+    Program {
+        name: &'static str,
+        #[source]
+        source: ProgramError,
+    },
+    #[error("map {name}: {}", source_chain(.source))]
+    Map {
+        name: &'static str,
+        #[source]
+        source: MapError,
+    },
+    #[error("the eBPF object has no {0} (a defect of the build)")]
+    Missing(&'static str),
+}
+
+/// An error with everything that caused it, on one line.
+pub(crate) fn source_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Sizes and switches of a load.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Bytes of the ring buffer: a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// Level of aya-log in the programs, 0 (off) to 5 (trace).
+    pub log_level: u8,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { ring_bytes: 8 << 20, log_level: 0 }
+    }
+}
+
+/// The loaded programs of all namespaces.
+pub struct Programs {
+    options: LoadOptions,
+    bpffs: OwnedFd,
+    spaces: HashMap<NetnsId, Space>,
+    /// Gives access to the shared maps; its programs are not loaded.
+    maps: Ebpf,
+}
+
+/// One namespace's copy of the programs.
+pub struct Space {
+    pub number: u32,
+    programs: Ebpf,
+}
+
+impl Programs {
+    /// Creates the maps. Programs are loaded per namespace, by [`Programs::space`].
+    ///
+    /// # Errors
+    /// [`LoadError`] when the kernel refuses a map.
+    pub fn new(options: LoadOptions) -> Result<Self, LoadError> {
+        let bpffs = private_bpffs().map_err(LoadError::PrivateBpffs)?;
+        let maps = load_object(&options, &bpffs, 0)?;
+        Ok(Self { options, bpffs, spaces: HashMap::new(), maps })
+    }
+
+    /// The copy for a namespace; loads it if there is none.
+    ///
+    /// # Errors
+    /// [`LoadError`] when the kernel refuses the programs.
+    pub fn space(&mut self, netns: NetnsId) -> Result<&mut Space, LoadError> {
+        let next = u32::try_from(self.spaces.len()).unwrap_or(u32::MAX);
+        match self.spaces.entry(netns) {
+            std::collections::hash_map::Entry::Occupied(space) => Ok(space.into_mut()),
+            std::collections::hash_map::Entry::Vacant(vacant) => {
+                let programs = load_object(&self.options, &self.bpffs, next)?;
+                Ok(vacant.insert(Space { number: next, programs }))
+            }
+        }
+    }
+
+    /// The object behind the shared maps, for aya-log.
+    pub fn object_mut(&mut self) -> &mut Ebpf {
+        &mut self.maps
+    }
+
+    /// Takes the ring buffer; can be done once.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn take_ring(&mut self) -> Result<RingBuf<MapData>, LoadError> {
+        let map = self.maps.take_map("RECORDS").ok_or(LoadError::Missing("RECORDS"))?;
+        RingBuf::try_from(map).map_err(|source| LoadError::Map { name: "RECORDS", source })
+    }
+
+    pub(super) fn config(&mut self) -> Result<Array<&mut MapData, FilterConfig>, LoadError> {
+        let map = self.maps.map_mut("CONFIG").ok_or(LoadError::Missing("CONFIG"))?;
+        Array::try_from(map).map_err(|source| LoadError::Map { name: "CONFIG", source })
+    }
+
+    pub(super) fn ends(&mut self) -> Result<BpfHashMap<&mut MapData, [u8; 16], Ends>, LoadError> {
+        let map = self.maps.map_mut("ENDS").ok_or(LoadError::Missing("ENDS"))?;
+        BpfHashMap::try_from(map).map_err(|source| LoadError::Map { name: "ENDS", source })
+    }
+
+    pub(super) fn ports(&mut self) -> Result<BpfHashMap<&mut MapData, u16, u64>, LoadError> {
+        let map = self.maps.map_mut("PORTS").ok_or(LoadError::Missing("PORTS"))?;
+        BpfHashMap::try_from(map).map_err(|source| LoadError::Map { name: "PORTS", source })
+    }
+
+    pub(super) fn protocols(&mut self) -> Result<Array<&mut MapData, u64>, LoadError> {
+        let map = self.maps.map_mut("PROTOCOLS").ok_or(LoadError::Missing("PROTOCOLS"))?;
+        Array::try_from(map).map_err(|source| LoadError::Map { name: "PROTOCOLS", source })
+    }
+
+    /// Packets by outcome, over all CPUs and points, since the maps were made.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn outcomes(&self) -> Result<Outcomes, LoadError> {
+        let error = |source| LoadError::Map { name: "OUTCOMES", source };
+        let map = self.maps.map("OUTCOMES").ok_or(LoadError::Missing("OUTCOMES"))?;
+        let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(error)?;
+        let mut outcomes = Outcomes::default();
+        for (index, count) in outcomes.counts.iter_mut().enumerate() {
+            *count = counters.get(&(index as u32), 0).map_err(error)?.iter().sum();
+        }
+        Ok(outcomes)
+    }
+}
+
+impl Space {
+    /// The program for a direction and link type, loaded.
+    ///
+    /// # Errors
+    /// [`LoadError::Program`] when the kernel refuses it.
+    pub fn program(
+        &mut self,
+        direction: Direction,
+        ethernet: bool,
+    ) -> Result<&mut SchedClassifier, LoadError> {
+        let name = program_name(direction, ethernet);
+        let refused = |source| LoadError::Program { name, source };
+        let program = self.programs.program_mut(name).ok_or(LoadError::Missing(name))?;
+        let program: &mut SchedClassifier = program.try_into().map_err(refused)?;
+        if program.fd().is_err() {
+            program.load().map_err(refused)?;
+        }
+        Ok(program)
+    }
+}
+
+/// Name of the program for a direction and link type, as `bpftool` shows it.
+#[must_use]
+pub const fn program_name(direction: Direction, ethernet: bool) -> &'static str {
+    match (direction, ethernet) {
+        (Direction::Ingress, true) => "tracer_in_eth",
+        (Direction::Egress, true) => "tracer_out_eth",
+        (Direction::Ingress, false) => "tracer_in_ip",
+        (Direction::Egress, false) => "tracer_out_ip",
+    }
+}
+
+/// Packets by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    counts: [u64; OUTCOME_COUNT],
+}
+
+impl Outcomes {
+    #[must_use]
+    pub fn get(&self, outcome: Outcome) -> u64 {
+        self.counts.get(outcome as usize).copied().unwrap_or(0)
+    }
+
+    /// Packets that passed a hook of ours.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// A bpffs of our own that is mounted nowhere.
+fn private_bpffs() -> rustix::io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&context)?;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+fn load_object(options: &LoadOptions, bpffs: &OwnedFd, space: u32) -> Result<Ebpf, LoadError> {
+    let directory = PathBuf::from(format!("/proc/self/fd/{}", bpffs.as_raw_fd()));
+    let wake_bytes = u64::from(options.ring_bytes / 4);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("SPACE", &space, true)
+        .override_global("WAKE_BYTES", &wake_bytes, true)
+        .override_global("AYA_LOG_LEVEL", &options.log_level, false)
+        .map_max_entries("RECORDS", options.ring_bytes)
+        .verifier_log_level(VerifierLogLevel::DISABLE);
+    for map in SHARED_MAPS {
+        loader.map_pin_path(map, directory.join(map));
+    }
+    loader.load(OBJECT).map_err(LoadError::Object)
+}

@@ -1,0 +1,145 @@
+//! The thread that empties the ring buffer. The programs do not wake it for a record (that costs twenty times the
+//! record), so it looks every few milliseconds while packets come and less often when none do; the kernel wakes it
+//! when the ring fills faster than that.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, RingBuf};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tracer_common::record::HopRecord;
+
+/// Most records in one item of the channel.
+const BATCH: usize = 512;
+
+/// Items that the channel holds; with full batches about a quarter of a million records (50 MB), one second of a
+/// fast flood.
+pub const CHANNEL_CAPACITY: usize = 512;
+
+/// How often to look while records come: this is the most that batching delays a record.
+const BUSY_INTERVAL: Duration = Duration::from_millis(2);
+/// How often to look while none come.
+const IDLE_INTERVAL: Duration = Duration::from_millis(20);
+/// How long after the last record the short interval is kept.
+const BUSY_HOLD: Duration = Duration::from_millis(200);
+
+/// What the thread counts.
+#[derive(Debug, Default)]
+pub struct RingCounters {
+    /// Records read from the ring.
+    pub read: AtomicU64,
+    /// Records thrown away because the channel was full.
+    pub channel_full: AtomicU64,
+    /// Samples of the wrong size.
+    pub undecodable: AtomicU64,
+}
+
+/// The running thread; ends when dropped.
+pub struct RingReader {
+    stop: Arc<AtomicBool>,
+    counters: Arc<RingCounters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RingReader {
+    /// Starts the thread. Batches go to `sender`; a full channel loses them, counted.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn spawn(ring: RingBuf<MapData>, sender: mpsc::Sender<Vec<HopRecord>>) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let counters = Arc::new(RingCounters::default());
+        let thread = {
+            let (stop, counters) = (Arc::clone(&stop), Arc::clone(&counters));
+            std::thread::Builder::new()
+                .name("ring".into())
+                .spawn(move || read_until_stopped(ring, &sender, &stop, &counters))?
+        };
+        Ok(Self { stop, counters, thread: Some(thread) })
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> &RingCounters {
+        &self.counters
+    }
+
+    /// Reads what is still in the ring and ends the thread; the channel closes behind the last record.
+    pub fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the ring buffer thread has panicked");
+        }
+    }
+}
+
+impl Drop for RingReader {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn read_until_stopped(
+    mut ring: RingBuf<MapData>,
+    sender: &mpsc::Sender<Vec<HopRecord>>,
+    stop: &AtomicBool,
+    counters: &RingCounters,
+) {
+    let mut last_record = Instant::now();
+    loop {
+        // Read before the last drain: nothing that was in the ring when we were told to stop is left there.
+        let stopping = stop.load(Ordering::Acquire);
+        if drain(&mut ring, sender, counters) > 0 {
+            last_record = Instant::now();
+        }
+        if stopping {
+            return;
+        }
+        let interval = if last_record.elapsed() < BUSY_HOLD { BUSY_INTERVAL } else { IDLE_INTERVAL };
+        wait(&ring, interval);
+    }
+}
+
+/// Empties the ring; gives the number of samples.
+fn drain(ring: &mut RingBuf<MapData>, sender: &mpsc::Sender<Vec<HopRecord>>, counters: &RingCounters) -> u64 {
+    let mut samples = 0;
+    let mut batch = Vec::new();
+    while let Some(sample) = ring.next() {
+        samples += 1;
+        match HopRecord::from_bytes(&sample) {
+            Some(record) => batch.push(record),
+            None => {
+                counters.undecodable.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if batch.len() == BATCH {
+            hand_over(std::mem::take(&mut batch), sender, counters);
+        }
+    }
+    hand_over(batch, sender, counters);
+    counters.read.fetch_add(samples, Ordering::Relaxed);
+    samples
+}
+
+fn hand_over(batch: Vec<HopRecord>, sender: &mpsc::Sender<Vec<HopRecord>>, counters: &RingCounters) {
+    if batch.is_empty() {
+        return;
+    }
+    if let Err(TrySendError::Full(batch) | TrySendError::Closed(batch)) = sender.try_send(batch) {
+        counters.channel_full.fetch_add(batch.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Waits until the kernel wakes us or the interval is over. An error (a signal) is as good as either.
+fn wait(ring: &RingBuf<MapData>, interval: Duration) {
+    debug_assert!(ring.as_raw_fd() >= 0);
+    let mut descriptors = [PollFd::from_borrowed_fd(ring.as_fd(), PollFlags::IN)];
+    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(interval.subsec_nanos()) };
+    let _ = rustix::event::poll(&mut descriptors, Some(&timeout));
+}

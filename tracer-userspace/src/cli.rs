@@ -1,0 +1,185 @@
+//! What can be typed. Values are checked here as far as that needs nothing but the value.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::agent::attach::AttachMode;
+
+/// Where is my packet? Follows live packets through nodes, tunnels and NAT, by pod name.
+///
+/// Nothing is changed on their way: no tag, no mark, no configuration.
+#[derive(Debug, Parser)]
+#[command(version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Follow the packets between a pod and a target, hop by hop
+    Follow(FollowArgs),
+    /// List the observation points: devices, hooks, our place there and who else is on them
+    Points(PointsArgs),
+    /// Print a script that completes commands and flags on Tab
+    Completion {
+        /// For this shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct FollowArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// End after this many packets have been told
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after this time, such as 10s, 500ms or 2m
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// How to attach: TCX at the head, legacy clsact filters, or the first where the kernel has it
+    #[arg(long, value_enum, default_value_t)]
+    pub attach: AttachMode,
+    /// How to tell it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// Colour the text
+    #[arg(long, value_enum, default_value_t)]
+    pub color: Color,
+    /// Size of the kernel's ring buffer, bytes: a power of two from 4096 on
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = ring_bytes)]
+    pub ring_bytes: u32,
+    /// A further UDP port to look for VXLAN on, besides 4789 and 8472
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub vxlan_port: Option<u16>,
+    /// Log what the eBPF programs do, to stderr (for developers; slow)
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t, hide_short_help = true)]
+    pub program_log: ProgramLog,
+}
+
+#[derive(Debug, Args)]
+pub struct PointsArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Only the points of a follow of this pod
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub pod: Option<String>,
+    /// The other end of that follow
+    #[arg(long, value_name = "TARGET", requires = "pod")]
+    pub to: Option<String>,
+    /// Namespace of the pods and Services that are named without one
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Where names and packets come from.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// Observe this machine, without Kubernetes' help (the only way in this version)
+    #[arg(long, required = true)]
+    pub local: bool,
+    /// Pods, Services and nodes: what `kubectl get pods,services,endpointslices,nodes -A -o yaml` printed
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub inventory: PathBuf,
+}
+
+/// Whose packets.
+#[derive(Debug, Args)]
+pub struct SelectionArgs {
+    /// The pod to follow
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub pod: String,
+    /// The other end: a pod, svc/NAME, an IP address, or NAME.NAMESPACE; everything if not given
+    #[arg(long, value_name = "TARGET")]
+    pub to: Option<String>,
+    /// Namespace of the pods and Services that are named without one
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Only packets from or to this port: a number, or a name of the Service's (its target ports are included)
+    #[arg(long = "port", value_name = "PORT")]
+    pub ports: Vec<String>,
+    /// Only this protocol: tcp, udp, icmp, icmpv6, sctp, or its number
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// Levels of aya-log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProgramLog {
+    #[default]
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| format!("'{text}' is no time: use a number and a unit, such as 10s"))?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(format!("'{text}' is not longer than nothing")),
+    }
+}
+
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(bytes) if bytes >= 4096 && bytes.is_power_of_two() && bytes <= 1 << 30 => Ok(bytes),
+        _ => Err("the kernel takes a power of two from 4096 to 1073741824".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_a_number_and_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "10", "0s", "-5s", "soon"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_ring_is_a_power_of_two_of_at_least_a_page() {
+        assert_eq!(ring_bytes("4096"), Ok(4096));
+        for wrong in ["0", "4095", "5000", "-1", "x"] {
+            assert!(ring_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+}

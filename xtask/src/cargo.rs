@@ -1,0 +1,104 @@
+//! Running cargo, and finding what it built.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::process;
+
+/// Selects all crates that build for the host. Every cargo command uses the same selection: with another one, the
+/// crates' features would differ and everything would build once more.
+pub(crate) const HOST_CRATES: [&str; 5] =
+    ["--workspace", "--exclude", "tracer-ebpf", "--exclude", "tracer-lab-ebpf"];
+
+/// An executable that cargo built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Executable {
+    /// Name of the cargo target.
+    pub(crate) name: String,
+    /// Directory of the crate.
+    pub(crate) crate_dir: PathBuf,
+    /// A test harness, not a program.
+    pub(crate) is_test: bool,
+    pub(crate) path: PathBuf,
+}
+
+/// The cargo that runs us, in the workspace's root.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    cargo.current_dir(ebpf_build::workspace_root());
+    cargo
+}
+
+/// Builds, and returns the executables. `arguments` begin with the subcommand.
+///
+/// # Errors
+/// When the build fails; cargo has printed why.
+pub(crate) fn build<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Vec<Executable>> {
+    let mut cargo = cargo();
+    cargo.args(arguments).arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = cargo.output().with_context(|| format!("cannot start {}", process::shown(&cargo)))?;
+    if !output.status.success() {
+        bail!("{} ended with {}", process::shown(&cargo), output.status);
+    }
+    String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| executable(line).transpose()).collect()
+}
+
+/// The executable of one line of cargo's JSON messages, if the line is about one.
+fn executable(line: &str) -> Result<Option<Executable>> {
+    let message: Value =
+        serde_json::from_str(line).with_context(|| format!("cargo printed what is not JSON: {line}"))?;
+    let text = |pointer| message.pointer(pointer).and_then(Value::as_str);
+    let (Some(path), Some(name), Some(manifest)) =
+        (text("/executable"), text("/target/name"), text("/manifest_path"))
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Executable {
+        name: name.to_owned(),
+        crate_dir: Path::new(manifest).parent().unwrap_or(Path::new("/")).to_owned(),
+        is_test: message.pointer("/profile/test").and_then(Value::as_bool).unwrap_or(false),
+        path: PathBuf::from(path),
+    }))
+}
+
+/// The program of this name among those that were built.
+///
+/// # Errors
+/// When it was not built.
+pub(crate) fn program<'a>(built: &'a [Executable], name: &str) -> Result<&'a Path> {
+    let program = built.iter().find(|executable| !executable.is_test && executable.name == name);
+    program
+        .map(|executable| executable.path.as_path())
+        .with_context(|| format!("no crate of the workspace has a program named {name:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_harness_is_told_from_a_program() {
+        let line = r#"{"reason":"compiler-artifact","manifest_path":"/w/tests/lab/Cargo.toml",
+            "target":{"name":"tracer_lab","kind":["lib"]},"profile":{"test":true},"executable":"/t/tracer_lab-1"}"#;
+
+        let executable = executable(&line.replace('\n', "")).unwrap().unwrap();
+
+        assert!(executable.is_test);
+        assert_eq!(executable.crate_dir, Path::new("/w/tests/lab"));
+        assert!(program(&[executable], "tracer_lab").is_err());
+    }
+
+    #[test]
+    fn a_library_is_no_executable() {
+        let line = r#"{"reason":"compiler-artifact","manifest_path":"/w/Cargo.toml","target":{"name":"a"},"executable":null}"#;
+
+        assert_eq!(executable(line).unwrap(), None);
+    }
+}

@@ -1,0 +1,182 @@
+//! The commands and their arguments.
+
+use std::ffi::OsString;
+
+use lexopt::{
+    Arg::{Long, Short, Value},
+    Parser, ValueExt as _,
+};
+
+use crate::test::{Attach, Options, Step};
+
+/// What `cargo xtask help` prints.
+pub(crate) const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup [--check]
+      Installs what cargo does not bring: a compiler with core for eBPF, bpf-linker and the tools that
+      tests run. Says what it does; does nothing where all is there. --check only says what is missing.
+  demo [--topology routed-vxlan|bridge-vxlan|cilium|cilium-host-routing] [ARGUMENT...]
+      Two nodes and their pods in network namespaces, a real curl, and its packets hop by hop.
+      Other arguments go to `tracer-lab demo`. Needs root (asks sudo).
+  test [FILTER] [--only STEP] [--attach tcx|clsact]
+      Everything that CI runs. FILTER: only tests whose name contains it, without lint, doc tests and fuzzing.
+      STEP: fmt, clippy, rules, build, unit, doc, fuzz, lab or integration. The last two need root.
+  lint [--bless]
+      The steps fmt, clippy and rules. --bless records the layouts of a new ABI_VERSION.
+  fuzz [TARGET] [--seconds N]
+      Runs the fuzz targets (or one) for N seconds each, 60 by default.
+
+Exit code: 0 done, 1 failed, 2 not understood.";
+
+const TOPOLOGIES: [&str; 4] = ["routed-vxlan", "bridge-vxlan", "cilium", "cilium-host-routing"];
+const FUZZ_SECONDS: u32 = 60;
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Help,
+    Setup { check: bool },
+    Demo { topology: String, arguments: Vec<OsString> },
+    Test(Options),
+    Lint { bless: bool },
+    Fuzz { target: Option<String>, seconds: u32 },
+}
+
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, lexopt::Error> {
+    let mut parser = Parser::from_args(arguments);
+    match parser.next()? {
+        Some(Value(command)) => match command.string()?.as_str() {
+            "help" => Ok(Command::Help),
+            "setup" => setup(&mut parser),
+            "demo" => demo(&mut parser),
+            "test" => test(&mut parser),
+            "lint" => lint(&mut parser),
+            "fuzz" => fuzz(&mut parser),
+            other => Err(format!("no such command: {other}").into()),
+        },
+        Some(Long("help") | Short('h')) => Ok(Command::Help),
+        Some(other) => Err(other.unexpected()),
+        None => Err("no command".into()),
+    }
+}
+
+fn setup(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    let mut check = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("check") => check = true,
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Command::Setup { check })
+}
+
+fn demo(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    let mut topology = TOPOLOGIES[0].to_owned();
+    let mut arguments = Vec::new();
+    loop {
+        // Options that are not ours go on as they are, with their values, and are judged by the program itself.
+        let Some(mut raw) = parser.try_raw_args() else { continue };
+        let Some(next) = raw.peek().map(ToOwned::to_owned) else { break };
+        if next.to_str().is_some_and(|text| text == "--topology" || text.starts_with("--topology=")) {
+            parser.next()?;
+            topology = parser.value()?.string()?;
+            if !TOPOLOGIES.contains(&topology.as_str()) {
+                return Err(
+                    format!("no such topology: {topology} (there are {})", TOPOLOGIES.join(", ")).into()
+                );
+            }
+        } else if next == "--help" || next == "-h" {
+            return Ok(Command::Help);
+        } else {
+            arguments.extend(raw.next());
+        }
+    }
+    Ok(Command::Demo { topology, arguments })
+}
+
+fn test(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    let mut options = Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("only") => options.only = Some(parser.value()?.parse_with(Step::parse)?),
+            Long("attach") => options.attach = Some(parser.value()?.parse_with(Attach::parse)?),
+            Long("help") | Short('h') => return Ok(Command::Help),
+            Value(filter) if options.filter.is_none() => options.filter = Some(filter.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Command::Test(options))
+}
+
+fn lint(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    let mut bless = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("bless") => bless = true,
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Command::Lint { bless })
+}
+
+fn fuzz(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    let (mut target, mut seconds) = (None, FUZZ_SECONDS);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("seconds") => seconds = parser.value()?.parse()?,
+            Long("help") | Short('h') => return Ok(Command::Help),
+            Value(name) if target.is_none() => target = Some(name.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Command::Fuzz { target, seconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, lexopt::Error> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn demo_hands_on_what_is_not_its_own() {
+        let command = parsed("demo --count 3 --topology cilium -o json").unwrap();
+
+        let arguments = ["--count", "3", "-o", "json"].map(OsString::from).to_vec();
+        assert_eq!(command, Command::Demo { topology: "cilium".to_owned(), arguments });
+    }
+
+    #[test]
+    fn demo_refuses_an_unknown_topology_before_anything_is_built() {
+        let error = parsed("demo --topology=token-ring").unwrap_err();
+
+        assert!(error.to_string().contains("routed-vxlan"));
+    }
+
+    #[test]
+    fn test_takes_a_filter_a_step_and_a_mechanism() {
+        let command = parsed("test nat --only integration --attach clsact").unwrap();
+
+        let options = Options {
+            filter: Some("nat".to_owned()),
+            only: Some(Step::Integration),
+            attach: Some(Attach::Clsact),
+        };
+        assert_eq!(command, Command::Test(options));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        for line in
+            ["", "build", "setup --force", "test a b", "test --only everything", "fuzz --seconds soon"]
+        {
+            assert!(parsed(line).is_err(), "{line:?}");
+        }
+    }
+}
