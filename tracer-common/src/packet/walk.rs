@@ -48,6 +48,8 @@ const VXLAN_GROUP_POLICY_FLAGS: u32 = 0x8800_0000;
 const VXLAN_GROUP_POLICY_MASK: u32 = 0xffb7_0000;
 
 const GENEVE_PORT: u32 = 6081;
+/// UDP header, tunnel header, and an IPv4 header in Geneve.
+const SMALLEST_TUNNEL: u32 = 8 + 8 + 20;
 /// Version and reserved bits of a Geneve header, all zero (RFC 8926, 3.4).
 const GENEVE_FIXED_MASK: u32 = 0xc03f_0000;
 
@@ -140,7 +142,9 @@ impl Headers {
         self.transport = self.offset;
         self.note_fragment((fragment & 0x1fff) * 8, fragment & 0x2000 != 0);
         if self.flags & u32::from(FLAG_FRAGMENT) == 0 {
-            self.state = state::TRANSPORT;
+            // The only extension header of IPv4.
+            self.state =
+                if protocol == PROTOCOL_AUTHENTICATION { state::EXTENSION } else { state::TRANSPORT };
         }
         Ok(())
     }
@@ -171,7 +175,7 @@ impl Headers {
         Ok(())
     }
 
-    /// One IPv6 extension header (RFC 8200, 4; authentication header: RFC 4302), or none of them.
+    /// One extension header (RFC 8200, 4; authentication header: RFC 4302), or none of them.
     #[inline(always)]
     fn extension<R: Reader>(&mut self, reader: &R) -> Result<(), ParseError> {
         let at = self.offset;
@@ -256,9 +260,9 @@ impl Headers {
         if !is_vxlan && u32::from(port) != GENEVE_PORT {
             return Ok(());
         }
-        // A datagram too short for a tunnel header is some other protocol's on that port; what may be behind it is
-        // Ethernet padding.
-        if self.end < at + 16 {
+        // A datagram too short for any packet inside is some other protocol's on that port; what may be behind it
+        // is Ethernet padding.
+        if self.end < at + SMALLEST_TUNNEL {
             return Ok(());
         }
         let header = reader.u32(at + 8).ok_or(ParseError::Truncated)?;

@@ -1,1 +1,257 @@
-//! Filled below.
+//! Hostile bytes: no panic, no read outside the packet, bounded work.
+
+use std::cell::Cell;
+
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::sample::Index;
+use tracer_common::packet::{
+    DEFAULT_VXLAN_PORTS, Headers, Link, MAX_OFFSET, MAX_STEPS, ParseError, Reader, SliceReader,
+};
+use tracer_common::record::HopRecord;
+
+use crate::bytes::{
+    AUTHENTICATION, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, OPTIONS, TCP, Tcp, UDP, V4, V6, authentication,
+    ethernet, extension, join, udp, vlan,
+};
+use crate::observe;
+use crate::random;
+
+/// Most reads of one packet, parsed and described. Each costs a bounds check in the kernel.
+const MOST_READS: u32 = 160;
+/// A header's fields are this close to its start at most: a step has no business further away.
+const REACH: u32 = 128;
+
+/// Watches what is read, and judges it by bounds of its own.
+struct Watched<'a> {
+    packet: SliceReader<'a>,
+    bytes: &'a [u8],
+    reads: Cell<u32>,
+    steps: Cell<u32>,
+}
+
+impl<'a> Watched<'a> {
+    fn new(bytes: &'a [u8], length: u32) -> Self {
+        let packet = SliceReader::with_length(bytes, length);
+        Self { packet, bytes, reads: Cell::new(0), steps: Cell::new(0) }
+    }
+
+    fn watch<T>(&self, offset: u32, size: u32, value: Option<T>) -> Option<T> {
+        self.reads.set(self.reads.get() + 1);
+        assert!(offset <= MAX_OFFSET + REACH, "asked for offset {offset}");
+        let inside = offset <= MAX_OFFSET && (offset + size) as usize <= self.bytes.len();
+        assert_eq!(value.is_some(), inside, "{size} bytes at {offset} of {}", self.bytes.len());
+        value
+    }
+}
+
+impl Reader for Watched<'_> {
+    fn u8(&self, offset: u32) -> Option<u8> {
+        self.watch(offset, 1, self.packet.u8(offset))
+    }
+
+    fn u16(&self, offset: u32) -> Option<u16> {
+        self.watch(offset, 2, self.packet.u16(offset))
+    }
+
+    fn u32(&self, offset: u32) -> Option<u32> {
+        self.watch(offset, 4, self.packet.u32(offset))
+    }
+
+    fn word(&self, offset: u32) -> Option<u64> {
+        self.watch(offset, 8, self.packet.word(offset))
+    }
+
+    fn length(&self) -> u32 {
+        self.packet.length()
+    }
+
+    fn step(&self) {
+        self.steps.set(self.steps.get() + 1);
+    }
+}
+
+/// Parses and describes with all that is asked being watched; gives the number of reads.
+fn survive(bytes: &[u8], length: u32, gso_size: u16) -> u32 {
+    [Link::Ethernet, Link::None]
+        .map(|link| {
+            let reader = Watched::new(bytes, length);
+            let mut headers = Headers::default();
+            if headers.parse(&reader, link, &DEFAULT_VXLAN_PORTS).is_ok() {
+                let mut record = HopRecord { gso_size, ..HopRecord::default() };
+                // Each may refuse the packet, none may fail otherwise.
+                let _ = headers.addresses(&reader);
+                let _ = headers.ports(&reader);
+                let _ = headers.describe(&reader, &mut record);
+            }
+            assert!(reader.steps.get() <= MAX_STEPS + 3, "{} steps", reader.steps.get());
+            assert!(reader.reads.get() <= MOST_READS, "{} reads", reader.reads.get());
+            reader.reads.get()
+        })
+        .into_iter()
+        .max()
+        .unwrap_or(0)
+}
+
+/// Random bytes that get past the first checks more often than not.
+fn plausible() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        vec(any::<u8>(), 1..24),
+        prop_oneof![Just(ETHER_IPV4), Just(ETHER_IPV6), Just(ETHER_VLAN)]
+            .prop_map(|ether_type| ethernet(ether_type, b"")),
+        (any::<u8>(), any::<u16>()).prop_map(|(next, length)| V4::default().with_length(length, next, b"")),
+        (any::<u8>(), any::<u16>()).prop_map(|(next, length)| V6::default().with_length(length, next, b"")),
+        prop_oneof![Just(0), Just(4), Just(17), Just(41), Just(43), Just(44), Just(47), Just(51), Just(60)]
+            .prop_map(|next| V6::default().with_length(0, next, b"")),
+        (prop_oneof![Just(0), Just(44), Just(43), Just(60), Just(51), Just(4), Just(41)], any::<u8>())
+            .prop_map(|(next, units)| extension(next, units, b"")),
+        prop_oneof![Just(4789), Just(8472), Just(6081)].prop_map(|port| udp(
+            1,
+            port,
+            0,
+            &[8, 0, 0x65, 0x58, 0, 0, 1, 0]
+        )),
+        vec(any::<u8>(), 0..40).prop_map(|options| Tcp { options, ..Tcp::default() }.around(b"")),
+    ];
+    vec(piece, 1..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_do_no_harm(
+        bytes in vec(any::<u8>(), 0..600),
+        length in any::<u32>(),
+        gso_size in any::<u16>(),
+    ) {
+        survive(&bytes, length, gso_size);
+        survive(&bytes, bytes.len() as u32, gso_size);
+    }
+
+    #[test]
+    fn bytes_made_of_headers_do_no_harm(
+        bytes in plausible(),
+        length in any::<u32>(),
+        gso_size in any::<u16>(),
+    ) {
+        survive(&bytes, length, gso_size);
+        survive(&bytes, bytes.len() as u32, gso_size);
+    }
+
+    #[test]
+    fn damaged_packets_do_no_harm(
+        (packet, dress) in (random::packet(), random::dress()),
+        damage in vec((any::<Index>(), any::<u8>()), 0..8),
+        cut in proptest::option::of(any::<Index>()),
+        (length, gso_size) in any::<(u32, u16)>(),
+    ) {
+        let (mut bytes, _) = dress.around(&packet);
+        for (place, byte) in damage {
+            let place = place.index(bytes.len());
+            bytes[place] ^= byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        survive(&bytes, length, gso_size);
+        survive(&bytes, bytes.len() as u32, gso_size);
+    }
+
+    #[test]
+    fn a_packet_cut_anywhere_is_described_whole_or_not_at_all(
+        (packet, dress) in (random::packet(), random::dress()),
+        cut in any::<Index>(),
+    ) {
+        let (bytes, link) = dress.around(&packet);
+        let cut = &bytes[..cut.index(bytes.len())];
+
+        let whole = observe::observe(&bytes, link, 0);
+        let seen = observe::observe_with(
+            &SliceReader::with_length(cut, bytes.len() as u32), link, &DEFAULT_VXLAN_PORTS, 0,
+        );
+
+        prop_assert!(seen == whole || seen == Err(ParseError::Truncated), "{seen:?}");
+    }
+
+    #[test]
+    fn what_was_parsed_before_leaves_no_trace(first in plausible(), second in random::packet()) {
+        let bytes = second.bytes();
+        let reader = SliceReader::new(&bytes);
+        let (mut used, mut fresh) = (Headers::default(), Headers::default());
+        let _ = used.parse(&SliceReader::new(&first), Link::Ethernet, &DEFAULT_VXLAN_PORTS);
+
+        prop_assert_eq!(used.parse(&reader, Link::None, &DEFAULT_VXLAN_PORTS), Ok(()));
+        prop_assert_eq!(fresh.parse(&reader, Link::None, &DEFAULT_VXLAN_PORTS), Ok(()));
+        prop_assert_eq!(used, fresh);
+    }
+}
+
+#[test]
+fn endless_vlan_tags_are_too_deep() {
+    let ip = V4::default().around(UDP, &udp(1, 2, 0, b"x"));
+    let tags = |count: usize| {
+        let nested = (1..count).fold(vlan(1, ETHER_IPV4, &ip), |inner, _| vlan(1, ETHER_VLAN, &inner));
+        ethernet(ETHER_VLAN, &nested)
+    };
+    // Ethernet, the EtherType behind the last tag, IPv4 and UDP take a step each.
+    let most = MAX_STEPS as usize - 4;
+
+    assert!(observe::ethernet(&tags(most)).is_ok());
+    assert_eq!(observe::ethernet(&tags(most + 1)), Err(ParseError::TooDeep));
+    assert_eq!(observe::ethernet(&tags(400)), Err(ParseError::TooDeep));
+    survive(&tags(400), u32::MAX, 0);
+}
+
+#[test]
+fn endless_extension_headers_are_too_deep() {
+    let datagram = udp(1, 2, 0, b"x");
+    let chain = |count: usize| {
+        let nested = (1..count).fold(extension(UDP, 0, &datagram), |inner, _| extension(OPTIONS, 0, &inner));
+        V6::default().around(OPTIONS, &nested)
+    };
+    // IPv6, the end of the chain and UDP take a step each.
+    let most = MAX_STEPS as usize - 3;
+
+    assert!(observe::ip(&chain(most)).is_ok());
+    assert_eq!(observe::ip(&chain(most + 1)), Err(ParseError::TooDeep));
+    let authentications = (0..200).fold(datagram, |inner, _| authentication(AUTHENTICATION, &inner));
+    let authentications = V6::default().around(AUTHENTICATION, &authentications);
+    assert_eq!(observe::ip(&authentications), Err(ParseError::TooDeep));
+    survive(&authentications, u32::MAX, 0);
+}
+
+#[test]
+fn headers_behind_the_furthest_offset_are_not_read() {
+    let datagram = udp(1, 2, 0, b"0123456789");
+    // 40 bytes of IPv6 and as many of the extension headers as it takes to get there.
+    let with_transport_at = |offset: usize| {
+        let first = extension(UDP, ((offset - 40) / 8 - 1) as u8, &datagram);
+        join(&[&V6::default().around(OPTIONS, &first), &[0; 64]])
+    };
+    let furthest = (MAX_OFFSET as usize + 1) - 8;
+
+    // The datagram's header is inside, its payload behind.
+    assert_eq!(observe::ip(&with_transport_at(furthest)), Err(ParseError::Truncated));
+    assert!(observe::ip(&with_transport_at(furthest - 16)).is_ok());
+    assert_eq!(observe::ip(&with_transport_at(furthest + 8)), Err(ParseError::TooDeep));
+    survive(&with_transport_at(furthest), u32::MAX, 0);
+    survive(&with_transport_at(furthest + 8), u32::MAX, 0);
+}
+
+#[test]
+fn the_most_work_that_a_packet_can_ask_for_is_bounded() {
+    // Two tunnels with all there is around, TCP with as many options as are looked at, and a chain of extensions.
+    let options = join(&[&[1; 40]]);
+    let inner = V6::default().around(
+        OPTIONS,
+        &(0..4).fold(extension(TCP, 0, &Tcp { options, ..Tcp::default() }.around(b"")), |inner, _| {
+            extension(OPTIONS, 0, &inner)
+        }),
+    );
+    let middle = V6::default().around(41, &inner);
+    let frame = ethernet(ETHER_VLAN, &vlan(1, ETHER_IPV6, &V6::default().around(41, &middle)));
+    assert!(observe::ethernet(&frame).is_ok());
+
+    let reads = survive(&frame, frame.len() as u32, 0);
+
+    assert!((60..MOST_READS).contains(&reads), "{reads} reads");
+}

@@ -1,6 +1,7 @@
 //! The laws of the fingerprint: what happens to a packet on its way keeps it, another packet has another one.
 
 use proptest::prelude::{Strategy, any, prop_assert_eq, prop_assert_ne, prop_assume, proptest};
+use proptest::sample::Index;
 use tracer_common::fingerprint::PAYLOAD_PREFIX;
 use tracer_common::packet::Link;
 
@@ -221,17 +222,18 @@ proptest! {
     #[test]
     fn another_byte_within_the_hashed_payload_is_another_packet(
         packet in udp_or_ping(),
-        at in 0..PAYLOAD_PREFIX as usize,
+        at in any::<Index>(),
         difference in 1..=u8::MAX,
     ) {
-        prop_assume!(at < packet.payload.len());
+        let packet = with(&packet, |p| p.payload.push(0));
+        let at = at.index(packet.payload.len().min(PAYLOAD_PREFIX as usize));
         let other = with(&packet, |p| p.payload[at] ^= difference);
         prop_assert_ne!(fingerprint(&other), fingerprint(&packet));
     }
 
     #[test]
     fn another_payload_length_is_another_packet(packet in udp_or_ping(), more in 1..100_usize) {
-        let other = with(&packet, |p| p.payload.extend(vec![0; more]));
+        let other = with(&packet, |p| p.payload.extend(vec![0xff; more]));
         prop_assert_ne!(fingerprint(&other), fingerprint(&packet));
     }
 
@@ -310,9 +312,11 @@ proptest! {
         at in 0..8_usize,
         difference in 1..=u8::MAX,
     ) {
-        prop_assume!(quote.payload.len() >= 8);
         let outer = Ip::V6(outer);
-        let quote = with(&quote, |p| p.ip = Ip::V6(V6::default()));
+        let quote = with(&quote, |p| {
+            p.ip = Ip::V6(V6::default());
+            p.payload.extend([0; 8]);
+        });
         let other = with(&quote, |p| p.payload[at] ^= difference);
         let error = |quote| {
             observe::ip(&random::icmp_error(&outer, quote, 1232, 1, 0)).unwrap().fingerprint

@@ -104,6 +104,16 @@ fn ipv4_options_are_passed() {
 }
 
 #[test]
+fn the_authentication_header_is_passed_in_ipv4_too() {
+    let bare = observe::ip(&V4::default().around(UDP, &datagram())).unwrap();
+    let twice = authentication(AUTHENTICATION, &authentication(UDP, &datagram()));
+
+    for chain in [authentication(UDP, &datagram()), twice] {
+        assert_eq!(observe::ip(&V4::default().around(AUTHENTICATION, &chain)), Ok(bare));
+    }
+}
+
+#[test]
 fn impossible_ipv4_lengths_are_malformed() {
     let mut short_header = V4::default().around(UDP, &datagram());
     short_header[0] = 0x44;

@@ -11,7 +11,7 @@ use crate::observe;
 
 fn tcp_with(options: &[u8]) -> HopRecord {
     let segment = Tcp { options: options.to_vec(), ..Tcp::default() }.around(b"GET /");
-    observe::ip(&V4::default().around(TCP, &segment)).unwrap()
+    observe::ip(&V4::default().around(TCP, &segment)).expect("a valid packet")
 }
 
 fn timestamps(record: &HopRecord) -> Option<(u32, u32)> {

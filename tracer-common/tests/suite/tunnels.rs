@@ -107,6 +107,7 @@ fn a_datagram_on_a_tunnels_port_that_is_no_tunnels_is_itself() {
     let datagrams = [
         (8472, b"".to_vec(), "nothing"),
         (8472, vec![8, 0, 0, 0, 0, 0, 7], "shorter than the header"),
+        (8472, vec![8, 0, 0, 0, 0, 0, 7, 0], "a header and nothing inside"),
         (4789, b"a text on this port, long enough for a header".to_vec(), "text"),
         (4789, changed(vxlan(), 0, 0), "no I flag"),
         (4789, changed(vxlan(), 0, 0x0c), "reserved flag"),
