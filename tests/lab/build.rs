@@ -1,5 +1,7 @@
-//! Builds the stand-ins for a CNI's eBPF programs, which the lab embeds.
+//! Builds the stand-in programs that the lab loads.
 
 fn main() -> anyhow::Result<()> {
-    ebpf_build::build("tracer-lab-ebpf", "tracer-lab-ebpf").map(drop)
+    ebpf_build::build("tracer-lab-ebpf", "tracer-lab-ebpf")?;
+    ebpf_build::build("tracer-lab-ebpf", "tracer-lab-foreign")?;
+    Ok(())
 }

@@ -6,6 +6,7 @@
 //! | [`programs`] | the eBPF object: loading, maps shared between its copies |
 //! | [`filters`] | the filter maps: what the armed follows want |
 //! | [`attach`] | hooks: TCX at the head, clsact where TCX is missing |
+//! | [`observer`] | all of it in one hand |
 //! | [`points`] | from (namespace, device, direction, time) to observation point |
 //! | [`ring`] | the thread that empties the ring buffer |
 //! | [`decode`] | from a hop record to a sighting |
@@ -13,6 +14,7 @@
 pub mod attach;
 pub mod decode;
 pub mod filters;
+pub mod observer;
 pub mod points;
 pub mod preflight;
 pub mod programs;

@@ -103,9 +103,9 @@ pub struct SelectionArgs {
     /// Namespace of the pods and Services that are named without one
     #[arg(short, long)]
     pub namespace: Option<String>,
-    /// Only packets from or to this port (a Service's port includes its target ports)
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: Option<u16>,
+    /// Only packets from or to this port: a number, or a name of the Service's (its target ports are included)
+    #[arg(long = "port", value_name = "PORT")]
+    pub ports: Vec<String>,
     /// Only this protocol: tcp, udp, icmp, icmpv6, sctp, or its number
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<String>,

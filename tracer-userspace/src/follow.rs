@@ -1,3 +1,17 @@
-//! (under construction)
+//! Following: what to follow, and the run itself.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`select`] | from names to the addresses and ports of two ends |
+//! | [`local`] | `tracer follow --local`: observe, correlate and tell on one machine |
+//! | [`site`] | the inventory and what this machine has of it, kept up to date |
+//! | [`teller`] | where finished trajectories go: text or JSON, and the summary |
+//! | [`silence`] | what to say when nothing is seen |
+//! | [`points`] | `tracer points` |
 
+pub mod local;
+pub mod points;
 pub mod select;
+mod silence;
+mod site;
+mod teller;

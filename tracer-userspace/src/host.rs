@@ -13,6 +13,7 @@
 pub mod links;
 pub mod netns;
 pub mod plan;
+pub mod programs;
 pub mod survey;
 
-mod netlink;
+pub(crate) mod netlink;

@@ -124,6 +124,31 @@ impl Inventory {
         refused
     }
 
+    /// Takes the place of everything by a complete newer inventory: what is not in it is gone since `now_ns`, and
+    /// remembered for a while.
+    pub fn renew(&mut self, newer: Self, now_ns: u64) {
+        let gone: Vec<Key> = self.pods.keys().filter(|key| !newer.pods.contains_key(*key)).cloned().collect();
+        for key in gone {
+            self.remove(Kind::Pod, &key, now_ns);
+        }
+        let gone: Vec<Key> = self.slices.keys().filter(|key| !newer.slices.contains_key(*key)).cloned().collect();
+        for key in gone {
+            self.remove(Kind::EndpointSlice, &key, now_ns);
+        }
+        for (key, entry) in newer.pods {
+            self.put_pod(key, entry, now_ns);
+        }
+        for (key, entry) in newer.slices {
+            self.put_slice(key, Some(entry), now_ns);
+        }
+        self.nodes = newer.nodes;
+        self.services = newer.services;
+        self.ignored = newer.ignored;
+        for kind in [Kind::Node, Kind::Service, Kind::EndpointSlice] {
+            self.refresh(kind, now_ns);
+        }
+    }
+
     /// Adds an address that belongs to a node though its object does not say so: that of a tunnel device or a
     /// bridge, found on the machine. An address that several nodes have (docker0) belongs to none.
     pub fn add_node_address(&mut self, node: &str, address: IpAddr) {

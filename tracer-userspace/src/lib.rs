@@ -2,6 +2,8 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`cli`] | what can be typed |
+//! | [`app`] | what each command does, and how a failure is told |
 //! | [`agent`] | what runs on a node: attach, ring buffer, decode |
 //! | [`host`] | read-only views of a machine: network namespaces, links, programs on hooks |
 //! | [`inventory`] | pods, Services and nodes by address |
@@ -10,6 +12,8 @@
 //! | [`output`] | text and JSON |
 
 pub mod agent;
+pub mod app;
+pub mod cli;
 pub mod follow;
 pub mod host;
 pub mod inventory;

@@ -1,1 +1,53 @@
-//! (under construction)
+//! The lab: two nodes with pods as network namespaces, with the kernel's real datapaths between them.
+//!
+//! ```no_run
+//! use tracer_lab::{Lab, Topology};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = Lab::build(Topology::CiliumLegacyRouting)?;
+//! let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
+//! let _server = httpbin.serve_http(80)?;
+//! let capture = lab.capture_everywhere()?;
+//!
+//! let answer = curl.curl(&format!("http://{}:80/", httpbin.ipv4()))?;
+//!
+//! let captured = capture.stop()?;
+//! assert_eq!((answer.status, captured.dropped), (200, 0));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | `plan` | names, addresses and MAC addresses; Services |
+//! | `lab` | the lab, its nodes and pods |
+//! | `netns`, `netlink` | namespaces, and what is configured in them |
+//! | `wire`, `topology` | the wire between the nodes; one file per kind of CNI |
+//! | `service` | nftables rules in place of kube-proxy |
+//! | `traffic` | curl, HTTP, DNS, ping, UDP floods |
+//! | `capture` | what really passed every device |
+//! | `foreign` | programs of others at tc and TCX hooks |
+//! | `inventory` | the lab as `kubectl get -o yaml` prints a cluster |
+//!
+//! It needs root, and shares no code with tracer: what it says is the truth that tracer is compared with.
+
+mod capture;
+mod foreign;
+mod inventory;
+mod lab;
+mod netlink;
+mod netns;
+mod plan;
+mod service;
+mod topology;
+mod traffic;
+mod wire;
+
+pub use crate::capture::{Capture, Captured, CapturedPacket};
+pub use crate::foreign::{Direction, Foreign, ForeignHook, ForeignProgram, ForeignVerdict};
+pub use crate::lab::{Lab, Node, Pod};
+pub use crate::netns::Netns;
+pub use crate::plan::{Mac, Protocol, Service, ServicePort, Topology};
+pub use crate::traffic::{
+    CurlOutput, DnsRecords, DnsServer, Flood, HttpServer, PingReport, RecordType, UdpSink,
+};

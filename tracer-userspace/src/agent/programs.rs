@@ -14,6 +14,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use tracer_common::filter::{Ends, FilterConfig};
 use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
 
+use crate::host::netns::NetnsId;
 use crate::trajectory::model::Direction;
 
 /// The object that build.rs made.
@@ -81,8 +82,7 @@ impl Default for LoadOptions {
 pub struct Programs {
     options: LoadOptions,
     bpffs: OwnedFd,
-    /// By the namespace's inode.
-    spaces: HashMap<u64, Space>,
+    spaces: HashMap<NetnsId, Space>,
     /// Gives access to the shared maps; its programs are not loaded.
     maps: Ebpf,
 }
@@ -104,13 +104,13 @@ impl Programs {
         Ok(Self { options, bpffs, spaces: HashMap::new(), maps })
     }
 
-    /// The copy for the namespace with this inode; loads it if there is none.
+    /// The copy for a namespace; loads it if there is none.
     ///
     /// # Errors
     /// [`LoadError`] when the kernel refuses the programs.
-    pub fn space(&mut self, netns_inode: u64) -> Result<&mut Space, LoadError> {
+    pub fn space(&mut self, netns: NetnsId) -> Result<&mut Space, LoadError> {
         let next = u32::try_from(self.spaces.len()).unwrap_or(u32::MAX);
-        match self.spaces.entry(netns_inode) {
+        match self.spaces.entry(netns) {
             std::collections::hash_map::Entry::Occupied(space) => Ok(space.into_mut()),
             std::collections::hash_map::Entry::Vacant(vacant) => {
                 let programs = load_object(&self.options, &self.bpffs, next)?;

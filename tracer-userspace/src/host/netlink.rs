@@ -81,6 +81,12 @@ impl Connection {
         Ok(self.collect()?.and_then(|messages| messages.into_iter().next()))
     }
 
+    /// Asks for a change and waits for the kernel's answer. `flags` are those besides request and acknowledge.
+    pub(crate) fn change(&mut self, kind: u16, flags: u16, payload: &[u8]) -> io::Result<()> {
+        self.send(kind, NLM_F_ACK | flags, payload)?;
+        self.collect().map(drop)
+    }
+
     fn send(&mut self, kind: u16, flags: u16, payload: &[u8]) -> io::Result<()> {
         self.sequence += 1;
         let length = HEADER_LENGTH + payload.len();

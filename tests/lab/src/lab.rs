@@ -1,0 +1,436 @@
+//! The lab: two nodes with pods, built and removed as a whole.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::capture::Capture;
+use crate::foreign::{Direction, Foreign, ForeignProgram};
+use crate::inventory;
+use crate::netlink;
+use crate::netns::{self, Netns};
+use crate::plan::{
+    self, LATER_PODS, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, Topology, later_pod, reference_pods,
+    reference_services,
+};
+use crate::service;
+use crate::topology::{self, Datapath};
+use crate::wire;
+
+/// Two nodes and their pods in network namespaces, joined by a wire. Dropping it removes everything.
+pub struct Lab {
+    topology: Topology,
+    prefix: String,
+    nodes: Vec<Node>,
+    pods: Vec<Pod>,
+    services: Vec<Service>,
+    datapath: Box<dyn Datapath>,
+    births: u8,
+}
+
+/// A node: a namespace with its NIC (`eth0`), its tunnel device and the host sides of its pods.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub(crate) plan: Arc<NodePlan>,
+    netns: Netns,
+}
+
+/// A pod: a namespace with `eth0`. Clones are the same pod.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    pub(crate) plan: Arc<PodPlan>,
+    netns: Netns,
+}
+
+impl Lab {
+    /// Builds the nodes, pods (`curl`, `httpbin-local`, `httpbin`, `kube-system/coredns`) and Services of
+    /// `topology`. Whatever a killed earlier lab left behind is removed first.
+    ///
+    /// # Errors
+    /// Without root, or where the kernel or a tool (nft) lacks something; the message names it.
+    pub fn build(topology: Topology) -> Result<Self> {
+        netns::sweep();
+        let prefix = netns::unique_prefix();
+        let nodes = NODES
+            .iter()
+            .map(|plan| {
+                let netns = new_netns(&prefix, plan.name)?;
+                Ok(Node { plan: Arc::new(plan.clone()), netns })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        wire::connect(&nodes[0], &nodes[1])?;
+        let datapath = topology::build(topology, &nodes)?;
+        let mut lab = Self {
+            topology,
+            prefix,
+            nodes,
+            pods: Vec::new(),
+            services: reference_services(),
+            datapath,
+            births: 0,
+        };
+        for plan in reference_pods(topology) {
+            lab.start(plan)?;
+        }
+        lab.apply_services()?;
+        Ok(lab)
+    }
+
+    /// The topology that was built.
+    #[must_use]
+    pub fn topology(&self) -> Topology {
+        self.topology
+    }
+
+    /// The nodes: `telekom-xwkb3` with curl, then `telekom-xwkb8` with httpbin.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The pods that exist.
+    #[must_use]
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
+    /// The Services.
+    #[must_use]
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// A node by name.
+    ///
+    /// # Panics
+    /// When there is none of that name: a mistake in the test.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Node {
+        let found = self.nodes.iter().find(|node| node.name() == name);
+        found.cloned().unwrap_or_else(|| panic!("the lab has no node {name}"))
+    }
+
+    /// A pod by name.
+    ///
+    /// # Panics
+    /// When there is none of that name: a mistake in the test.
+    #[must_use]
+    pub fn pod(&self, name: &str) -> Pod {
+        let found = self.pods.iter().find(|pod| pod.name() == name);
+        found.cloned().unwrap_or_else(|| panic!("the lab has no pod {name}"))
+    }
+
+    /// A Service by name.
+    ///
+    /// # Panics
+    /// When there is none of that name: a mistake in the test.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Service {
+        let found = self.services.iter().find(|service| service.name == name);
+        found.cloned().unwrap_or_else(|| panic!("the lab has no Service {name}"))
+    }
+
+    /// The node on which a pod runs.
+    #[must_use]
+    pub fn node_of(&self, pod: &Pod) -> Node {
+        self.nodes[pod.plan.node].clone()
+    }
+
+    /// Starts one more pod, in namespace default. It is on the network when this returns.
+    ///
+    /// # Errors
+    /// When the name is taken on that node, or the kernel refuses.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    pub fn add_pod(&mut self, node: &str, name: &str) -> Result<Pod> {
+        let Some(node) = self.nodes.iter().position(|candidate| candidate.name() == node) else {
+            panic!("the lab has no node {node}");
+        };
+        if self.births == LATER_PODS {
+            bail!("a lab can add {LATER_PODS} pods only");
+        }
+        if self.pods.iter().any(|pod| pod.name() == name) {
+            bail!("there is a pod {name} already");
+        }
+        let plan = later_pod(self.topology, node, name, self.births);
+        self.births += 1;
+        let pod = self.start(plan)?;
+        self.apply_services()?;
+        Ok(pod)
+    }
+
+    /// Deletes a pod with its devices and its name below `/run/netns`. Clones of it lose their network.
+    ///
+    /// # Errors
+    /// When its host side cannot be deleted.
+    ///
+    /// # Panics
+    /// When there is no such pod.
+    pub fn delete_pod(&mut self, name: &str) -> Result<()> {
+        let pod = self.pod(name);
+        self.pods.retain(|other| other.name() != name);
+        let node = &self.nodes[pod.plan.node];
+        self.datapath.remove_pod(node, &pod)?;
+        let host_ifindex = pod.plan.host_ifindex;
+        netlink::in_netns(&node.netns, async |link| link.delete_link(host_ifindex).await)
+            .or_else(|error| if device_exists(node, &pod)? { Err(error) } else { Ok(()) })?;
+        pod.netns.remove();
+        self.apply_services()
+    }
+
+    /// Deletes a device of a node (a pod's host side, say) while everything else stays.
+    ///
+    /// # Errors
+    /// When the node has no such device.
+    pub fn delete_device(&self, node: &str, device: &str) -> Result<()> {
+        let node = self.node(node);
+        let ifindex = node.ifindex(device)?;
+        netlink::in_netns(&node.netns, async |link| link.delete_link(ifindex).await)
+    }
+
+    /// Adds a Service in namespace default with ClusterIPs 10.96.0.`host` and fd00:10:96::`host` (`host` in
+    /// hexadecimal) for pods of that namespace, and programs it on all nodes.
+    ///
+    /// # Errors
+    /// When nft refuses the rules.
+    pub fn add_service(
+        &mut self,
+        name: &str,
+        host: u8,
+        ports: Vec<ServicePort>,
+        pods: &[&str],
+    ) -> Result<Service> {
+        let service = plan::service("default", name, host, ports, pods);
+        self.services.push(service.clone());
+        self.apply_services()?;
+        Ok(service)
+    }
+
+    /// What `kubectl get pods,services,endpointslices,nodes -A -o yaml` would print.
+    #[must_use]
+    pub fn inventory_yaml(&self) -> String {
+        inventory::yaml(&self.nodes, &self.pods, &self.services)
+    }
+
+    /// Writes [`Lab::inventory_yaml`] to `inventory.yaml` in `directory` and returns the path.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_inventory(&self, directory: &Path) -> Result<PathBuf> {
+        let path = directory.join("inventory.yaml");
+        fs::write(&path, self.inventory_yaml())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Starts to capture every packet on every device (but `lo`) of all nodes and pods.
+    ///
+    /// # Errors
+    /// When a packet socket cannot be made.
+    pub fn capture_everywhere(&self) -> Result<Capture> {
+        let mut capture = Capture::new();
+        for node in &self.nodes {
+            capture.add(node.name(), &node.netns)?;
+        }
+        for pod in &self.pods {
+            capture.add(&pod.label(), &pod.netns)?;
+        }
+        Ok(capture)
+    }
+
+    /// Attaches a test's own program to a device of a node, as another tool or CNI would.
+    ///
+    /// # Errors
+    /// When the device does not exist or the kernel refuses the program.
+    pub fn attach_foreign(
+        &self,
+        node: &str,
+        device: &str,
+        direction: Direction,
+        foreign: &Foreign,
+    ) -> Result<ForeignProgram> {
+        ForeignProgram::attach(&self.node(node), device, direction, foreign)
+    }
+
+    /// How often a stand-in program (`cil_from_container`, `cil_from_host`, `cil_from_overlay`) ran on a node.
+    ///
+    /// # Errors
+    /// When the topology has no such program.
+    pub fn program_runs(&self, node: &str, program: &str) -> Result<u64> {
+        let position = self.nodes.iter().position(|candidate| candidate.name() == node);
+        let position = position.unwrap_or_else(|| panic!("the lab has no node {node}"));
+        self.datapath
+            .program_runs(position, program)?
+            .with_context(|| format!("topology {} has no program {program}", self.topology))
+    }
+
+    fn start(&mut self, plan: PodPlan) -> Result<Pod> {
+        let netns = new_netns(&self.prefix, &plan.name)?;
+        let pod = Pod { plan: Arc::new(plan), netns };
+        let node = &self.nodes[pod.plan.node];
+        self.datapath
+            .add_pod(node, &pod)
+            .with_context(|| format!("cannot start pod {} on {}", pod.name(), node.name()))?;
+        self.pods.push(pod.clone());
+        Ok(pod)
+    }
+
+    fn apply_services(&self) -> Result<()> {
+        self.nodes.iter().try_for_each(|node| service::apply(node, &self.services, &self.pods))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Not left to the fields: a test may still hold clones.
+        self.pods.iter().for_each(|pod| pod.netns.remove());
+        self.nodes.iter().for_each(|node| node.netns.remove());
+    }
+}
+
+impl Node {
+    /// The node's name in Kubernetes.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.plan.name
+    }
+
+    /// The node's namespace.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// The node's address on the wire, which is also its tunnel endpoint.
+    #[must_use]
+    pub fn ipv4(&self) -> Ipv4Addr {
+        self.plan.ipv4
+    }
+
+    /// The node's IPv6 address on the wire.
+    #[must_use]
+    pub fn ipv6(&self) -> Ipv6Addr {
+        self.plan.ipv6
+    }
+
+    /// The interface index of a device.
+    ///
+    /// # Errors
+    /// When the node has no such device.
+    pub fn ifindex(&self, device: &str) -> Result<u32> {
+        let found = self.netns.run(|| rustix_ifindex(device))?;
+        found.with_context(|| format!("node {} has no device {device}", self.name()))
+    }
+}
+
+impl Pod {
+    /// The pod's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// The pod's Kubernetes namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.plan.namespace
+    }
+
+    /// `metadata.uid`; another pod of the same name has another.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        &self.plan.uid
+    }
+
+    /// `namespace/name`, as captures label it.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}/{}", self.plan.namespace, self.plan.name)
+    }
+
+    /// The pod's network namespace.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// The pod's IPv4 address.
+    #[must_use]
+    pub fn ipv4(&self) -> Ipv4Addr {
+        self.plan.ipv4
+    }
+
+    /// The pod's IPv6 address.
+    #[must_use]
+    pub fn ipv6(&self) -> Ipv6Addr {
+        self.plan.ipv6
+    }
+
+    /// Both addresses, IPv4 first.
+    #[must_use]
+    pub fn ips(&self) -> [IpAddr; 2] {
+        [self.plan.ipv4.into(), self.plan.ipv6.into()]
+    }
+
+    /// MAC address of the pod's eth0.
+    #[must_use]
+    pub fn mac(&self) -> Mac {
+        self.plan.mac
+    }
+
+    /// Interface index of eth0 in the pod's namespace.
+    #[must_use]
+    pub fn ifindex(&self) -> u32 {
+        self.plan.ifindex
+    }
+
+    /// Name of the device on the node that is the other end of eth0.
+    #[must_use]
+    pub fn host_device(&self) -> &str {
+        &self.plan.host_device
+    }
+
+    /// MAC address of [`Pod::host_device`].
+    #[must_use]
+    pub fn host_mac(&self) -> Mac {
+        self.plan.host_mac
+    }
+
+    /// Interface index of [`Pod::host_device`] in the node's namespace.
+    #[must_use]
+    pub fn host_ifindex(&self) -> u32 {
+        self.plan.host_ifindex
+    }
+}
+
+/// The host side may be gone already: a test deleted the device.
+fn device_exists(node: &Node, pod: &Pod) -> Result<bool> {
+    Ok(node.netns.run(|| rustix_ifindex(&pod.plan.host_device))?.is_ok())
+}
+
+fn rustix_ifindex(device: &str) -> Result<u32> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(rustix::net::netdevice::name_to_index(&socket, device)?)
+}
+
+/// A namespace with its loopback up, as a container runtime makes it.
+fn new_netns(prefix: &str, label: &str) -> Result<Netns> {
+    let netns = Netns::create(&format!("{prefix}-{label}"))?;
+    // Fixed addresses need no detection of duplicates, which would delay their first use by seconds; and nobody
+    // here advertises routes.
+    netns.set_sysctls(&[
+        ("net/ipv6/conf/all/accept_dad", "0"),
+        ("net/ipv6/conf/default/accept_dad", "0"),
+        ("net/ipv6/conf/default/dad_transmits", "0"),
+        ("net/ipv6/conf/default/accept_ra", "0"),
+        ("net/ipv6/conf/default/router_solicitations", "0"),
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/default/rp_filter", "0"),
+    ])?;
+    netlink::in_netns(&netns, async |link| link.set_up(1).await)?;
+    Ok(netns)
+}

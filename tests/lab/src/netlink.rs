@@ -1,0 +1,297 @@
+//! Links, addresses, routes and neighbours of one namespace, through rtnetlink.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd as _;
+
+use anyhow::{Context as _, Result};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, InfoVxlan, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
+};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
+
+use crate::netns::Netns;
+use crate::plan::Mac;
+
+/// One end of a veth pair.
+pub(crate) struct End<'a> {
+    pub(crate) netns: &'a Netns,
+    pub(crate) name: &'a str,
+    pub(crate) ifindex: u32,
+    pub(crate) mac: Mac,
+    pub(crate) mtu: u32,
+    /// The largest number of segments that may leave the device as one packet; 1 makes it a wire.
+    pub(crate) gso_max_segs: Option<u32>,
+}
+
+impl End<'_> {
+    fn build<T>(&self, builder: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+        let builder = builder.index(self.ifindex).address(self.mac.0.to_vec()).mtu(self.mtu);
+        match self.gso_max_segs {
+            Some(segments) => builder.append_extra_attribute(LinkAttribute::GsoMaxSegs(segments)),
+            None => builder,
+        }
+    }
+}
+
+/// A VXLAN device.
+pub(crate) struct Vxlan<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) ifindex: u32,
+    pub(crate) mac: Mac,
+    pub(crate) mtu: u32,
+    pub(crate) port: u16,
+    pub(crate) kind: VxlanKind,
+}
+
+pub(crate) enum VxlanKind {
+    /// One VNI over one device; peers are in the forwarding database.
+    Fixed { vni: u32, local: Ipv4Addr, underlay: u32 },
+    /// VNI and peer come with each packet (`external`).
+    Metadata,
+}
+
+/// A route, as in `ip route add`.
+pub(crate) struct Route {
+    destination: IpAddr,
+    prefix_len: u8,
+    device: u32,
+    via: Option<IpAddr>,
+    onlink: bool,
+    source: Option<IpAddr>,
+    mtu: Option<u32>,
+}
+
+impl Route {
+    pub(crate) fn to(destination: impl Into<IpAddr>, prefix_len: u8, device: u32) -> Self {
+        let destination = destination.into();
+        Self { destination, prefix_len, device, via: None, onlink: false, source: None, mtu: None }
+    }
+
+    /// The default route of the family of `like`.
+    pub(crate) fn default_like(like: IpAddr, device: u32) -> Self {
+        match like {
+            IpAddr::V4(_) => Self::to(Ipv4Addr::UNSPECIFIED, 0, device),
+            IpAddr::V6(_) => Self::to(std::net::Ipv6Addr::UNSPECIFIED, 0, device),
+        }
+    }
+
+    pub(crate) fn via(mut self, gateway: impl Into<IpAddr>) -> Self {
+        self.via = Some(gateway.into());
+        self
+    }
+
+    /// The gateway is on the device's link although no address says so.
+    pub(crate) fn onlink(mut self) -> Self {
+        self.onlink = true;
+        self
+    }
+
+    pub(crate) fn source(mut self, source: impl Into<IpAddr>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    pub(crate) fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    fn message(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        let header = &mut message.header;
+        header.table = RouteHeader::RT_TABLE_MAIN;
+        header.protocol = RouteProtocol::Static;
+        header.kind = RouteType::Unicast;
+        header.address_family = match self.destination {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        header.destination_prefix_length = self.prefix_len;
+        header.scope = match (self.via, self.destination) {
+            (None, IpAddr::V4(_)) => RouteScope::Link,
+            _ => RouteScope::Universe,
+        };
+        if self.onlink {
+            header.flags |= RouteFlags::Onlink;
+        }
+        let attributes = &mut message.attributes;
+        if self.prefix_len > 0 {
+            attributes.push(RouteAttribute::Destination(route_address(self.destination)));
+        }
+        attributes.push(RouteAttribute::Oif(self.device));
+        attributes.extend(self.via.map(|via| RouteAttribute::Gateway(route_address(via))));
+        attributes.extend(self.source.map(|from| RouteAttribute::PrefSource(route_address(from))));
+        attributes.extend(self.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+        message
+    }
+}
+
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }
+}
+
+/// A netlink connection into one namespace, for as long as [`in_netns`] runs its work.
+pub(crate) struct Netlink {
+    handle: Handle,
+}
+
+/// Runs `work` with a netlink connection into `netns`.
+pub(crate) fn in_netns<T: Send>(
+    netns: &Netns,
+    work: impl AsyncFnOnce(&Netlink) -> Result<T> + Send,
+) -> Result<T> {
+    netns.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .context("cannot start a runtime for netlink")?;
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
+            tokio::spawn(connection);
+            work(&Netlink { handle }).await
+        })
+    })?
+}
+
+impl Netlink {
+    /// Makes a veth pair, `near` in this namespace.
+    pub(crate) async fn add_veth(&self, near: &End<'_>, far: &End<'_>) -> Result<()> {
+        let peer = far
+            .build(LinkMessageBuilder::<LinkUnspec>::new().name(far.name))
+            .setns_by_fd(far.netns.as_fd().as_raw_fd())
+            .build();
+        let message = near
+            .build(LinkVeth::new(near.name, far.name))
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        self.add_link(message).await.with_context(|| {
+            format!(
+                "cannot add veth {} (index {}) in {} with peer {} (index {}) in {}",
+                near.name,
+                near.ifindex,
+                near.netns.name(),
+                far.name,
+                far.ifindex,
+                far.netns.name()
+            )
+        })
+    }
+
+    pub(crate) async fn add_vxlan(&self, vxlan: &Vxlan<'_>) -> Result<()> {
+        let builder = LinkMessageBuilder::<LinkVxlan>::new(vxlan.name)
+            .index(vxlan.ifindex)
+            .address(vxlan.mac.0.to_vec())
+            .mtu(vxlan.mtu)
+            .port(vxlan.port)
+            .learning(false);
+        let builder = match vxlan.kind {
+            VxlanKind::Fixed { vni, local, underlay } => builder.id(vni).local(local).dev(underlay),
+            VxlanKind::Metadata => builder.append_info_data(InfoVxlan::CollectMetadata(true)),
+        };
+        self.add_link(builder.build())
+            .await
+            .with_context(|| format!("cannot add VXLAN device {}; CONFIG_VXLAN is needed", vxlan.name))
+    }
+
+    pub(crate) async fn add_bridge(&self, name: &str, ifindex: u32, mac: Mac, mtu: u32) -> Result<()> {
+        let message = LinkBridge::new(name).index(ifindex).address(mac.0.to_vec()).mtu(mtu).build();
+        self.add_link(message)
+            .await
+            .with_context(|| format!("cannot add bridge {name}; CONFIG_BRIDGE is needed"))
+    }
+
+    async fn add_link(&self, message: LinkMessage) -> Result<(), rtnetlink::Error> {
+        self.handle.link().add(message).execute().await
+    }
+
+    pub(crate) async fn set_up(&self, ifindex: u32) -> Result<()> {
+        self.set(LinkUnspec::new_with_index(ifindex).up().build(), "set up", ifindex).await
+    }
+
+    /// Switches ARP and neighbour discovery off, so that the device's own MAC address stands for every neighbour.
+    pub(crate) async fn set_noarp(&self, ifindex: u32) -> Result<()> {
+        self.set(LinkUnspec::new_with_index(ifindex).arp(false).build(), "switch ARP off on", ifindex).await
+    }
+
+    pub(crate) async fn set_controller(&self, ifindex: u32, bridge: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).controller(bridge).build();
+        self.set(message, "put into its bridge", ifindex).await
+    }
+
+    /// Lets a bridge port send out what came in by it.
+    pub(crate) async fn set_hairpin(&self, ifindex: u32) -> Result<()> {
+        self.set(LinkBridgePort::new(ifindex).hairpin(true).build(), "switch hairpin on at", ifindex).await
+    }
+
+    async fn set(&self, message: LinkMessage, what: &str, ifindex: u32) -> Result<()> {
+        let result = self.handle.link().set(message).execute().await;
+        result.with_context(|| format!("cannot {what} the device with index {ifindex}"))
+    }
+
+    pub(crate) async fn delete_link(&self, ifindex: u32) -> Result<()> {
+        let result = self.handle.link().del(ifindex).execute().await;
+        result.with_context(|| format!("cannot delete the device with index {ifindex}"))
+    }
+
+    pub(crate) async fn add_address(
+        &self,
+        ifindex: u32,
+        address: impl Into<IpAddr>,
+        prefix_len: u8,
+    ) -> Result<()> {
+        let address = address.into();
+        let result = self.handle.address().add(ifindex, address, prefix_len).execute().await;
+        result
+            .with_context(|| format!("cannot add {address}/{prefix_len} to the device with index {ifindex}"))
+    }
+
+    pub(crate) async fn add_route(&self, route: Route) -> Result<()> {
+        let result = self.handle.route().add(route.message()).execute().await;
+        result.with_context(|| {
+            let via = route.via.map(|via| format!(" via {via}")).unwrap_or_default();
+            format!(
+                "cannot add route {}/{}{via} by the device with index {}",
+                route.destination, route.prefix_len, route.device
+            )
+        })
+    }
+
+    /// A neighbour that is never asked for.
+    pub(crate) async fn add_neighbour(
+        &self,
+        ifindex: u32,
+        address: impl Into<IpAddr>,
+        mac: Mac,
+    ) -> Result<()> {
+        let address = address.into();
+        let request = self.handle.neighbours().add(ifindex, address).link_layer_address(&mac.0);
+        let result = request.execute().await;
+        result.with_context(|| format!("cannot add neighbour {address} at {mac}"))
+    }
+
+    /// Makes the node answer for `address` on a device (IPv6; `proxy_ndp` must be on).
+    pub(crate) async fn add_proxy(&self, ifindex: u32, address: impl Into<IpAddr>) -> Result<()> {
+        let address = address.into();
+        let request = self.handle.neighbours().add(ifindex, address).flags(NeighbourFlags::Proxy);
+        request.execute().await.with_context(|| format!("cannot add proxy neighbour {address}"))
+    }
+
+    /// Tells a VXLAN device behind which node a MAC address is.
+    pub(crate) async fn add_fdb(&self, ifindex: u32, mac: Mac, node: Ipv4Addr) -> Result<()> {
+        let request = self
+            .handle
+            .neighbours()
+            .add_bridge(ifindex, &mac.0)
+            .destination(node.into())
+            .flags(NeighbourFlags::Own)
+            .state(NeighbourState::Permanent);
+        request.execute().await.with_context(|| format!("cannot add {mac} behind {node} to the VXLAN device"))
+    }
+}

@@ -1,0 +1,44 @@
+//! The wire between the nodes' NICs.
+//!
+//! It is a veth pair, and a veth hands over whatever the stack gives it: packets of 64 KiB that no real wire
+//! carries. With `gso_max_segs 1` the stack cuts them before the device. Nothing merges them again at the other
+//! NIC; the tunnel device there does.
+
+use anyhow::Result;
+
+use crate::lab::Node;
+use crate::netlink::{self, End, Route};
+
+/// Interface index of `eth0` on every node.
+pub(crate) const NIC: u32 = 2;
+
+/// MTU of the wire.
+const MTU: u32 = 1500;
+
+/// Gives both nodes an `eth0` with addresses, and makes them routers.
+pub(crate) fn connect(a: &Node, b: &Node) -> Result<()> {
+    let end = |node| {
+        let node: &Node = node;
+        End { netns: node.netns(), name: "eth0", ifindex: NIC, mac: node.plan.mac, mtu: MTU, gso_max_segs: Some(1) }
+    };
+    let (near, far) = (end(a), end(b));
+    netlink::in_netns(a.netns(), async |link| link.add_veth(&near, &far).await)?;
+    for node in [a, b] {
+        netlink::in_netns(node.netns(), async |link| {
+            link.set_up(NIC).await?;
+            link.add_address(NIC, node.plan.ipv4, 24).await?;
+            link.add_address(NIC, node.plan.ipv6, 64).await?;
+            // Where everything goes that is not the lab's. Nothing there answers, but without it a node would
+            // not answer ARP for its pods (proxy_arp) nor take Service addresses.
+            for address in [node.plan.ipv4.into(), node.plan.ipv6.into()] {
+                link.add_route(Route::default_like(address, NIC)).await?;
+            }
+            Ok(())
+        })?;
+        node.netns().set_sysctls(&[
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+        ])?;
+    }
+    Ok(())
+}

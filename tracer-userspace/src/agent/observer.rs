@@ -1,0 +1,211 @@
+//! A node's pipeline in one hand: programs, hooks, filter, ring reader and attribution, with all its losses. The
+//! local follow and the agent both drive it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc;
+use tracer_common::outcome::Outcome;
+use tracer_common::record::HopRecord;
+
+use super::attach::{AttachError, AttachMode, Attacher, Mechanism, Target, clsact};
+use super::decode;
+use super::filters::{self, FilterError, FollowFilter};
+use super::points::{PointKey, Registry};
+use super::programs::{LoadError, LoadOptions, Outcomes, Programs};
+use super::ring::{CHANNEL_CAPACITY, RingReader};
+use crate::host::netns::NetnsId;
+use crate::host::plan::PlannedDevice;
+use crate::host::programs::{self, DevicePrograms};
+use crate::trajectory::model::{ClockId, Direction, ObservationPoint, PointId, Sighting};
+
+/// How to observe.
+#[derive(Clone, Copy, Debug)]
+pub struct ObserverOptions {
+    pub attach: AttachMode,
+    pub load: LoadOptions,
+    /// A UDP port to look for VXLAN on besides the usual ones.
+    pub vxlan_port: Option<u16>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ObserverError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("cannot start the thread that reads the ring buffer: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Records that never became sightings, by stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// The kernel's ring buffer was full.
+    pub ring_full: u64,
+    /// The channel behind the ring's reader was full.
+    pub channel_full: u64,
+    /// The sample was no record.
+    pub undecodable: u64,
+    /// The record's device is none that we attached to.
+    pub unattributed: u64,
+}
+
+impl Losses {
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.ring_full + self.channel_full + self.undecodable + self.unattributed
+    }
+}
+
+/// The running pipeline. Detaches when dropped.
+pub struct Observer {
+    options: ObserverOptions,
+    programs: Programs,
+    attacher: Attacher,
+    registry: Registry,
+    ring: RingReader,
+    unattributed: u64,
+}
+
+impl Observer {
+    /// Creates maps and starts reading; nothing is attached yet. Batches of records come out of the receiver.
+    ///
+    /// # Errors
+    /// [`ObserverError`].
+    pub fn start(options: ObserverOptions) -> Result<(Self, mpsc::Receiver<Vec<HopRecord>>), ObserverError> {
+        let mut programs = Programs::new(options.load)?;
+        let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+        let ring = RingReader::spawn(programs.take_ring()?, sender)?;
+        let attacher = Attacher::new(options.attach);
+        let observer =
+            Self { options, programs, attacher, registry: Registry::default(), ring, unattributed: 0 };
+        Ok((observer, receiver))
+    }
+
+    /// Sets what the kernel side records.
+    ///
+    /// # Errors
+    /// [`FilterError`].
+    pub fn arm(&mut self, follows: &[FollowFilter]) -> Result<(), FilterError> {
+        filters::arm(&mut self.programs, follows, self.options.vxlan_port)
+    }
+
+    /// Whether both hooks of this device are held.
+    #[must_use]
+    pub fn observes(&self, device: &PlannedDevice) -> bool {
+        self.attacher.holds(device.netns.id(), device.link.ifindex)
+    }
+
+    /// Attaches to a device, after removing what a tracer that was killed left there. Its points exist from
+    /// `now_ns` (CLOCK_MONOTONIC) on.
+    ///
+    /// # Errors
+    /// [`AttachError`]; nothing of ours is on the device then.
+    pub fn observe(&mut self, device: &PlannedDevice, now_ns: u64) -> Result<Mechanism, AttachError> {
+        let swept = clsact::sweep(&device.netns, device.link.ifindex)?;
+        if swept > 0 {
+            tracing::info!("removed {swept} filters that a killed tracer left on {}", device.link.name);
+        }
+        let target = Target {
+            netns: device.netns.clone(),
+            device: device.link.name.to_string(),
+            ifindex: device.link.ifindex,
+            ethernet: device.link.has_ethernet_header,
+        };
+        // Read before we attach: only others' programs. Not to know them only costs an explanation later.
+        let others = programs::of_device(&device.netns, device.link.ifindex).unwrap_or_else(|error| {
+            tracing::warn!("{}: {error}", device.link.name);
+            DevicePrograms::default()
+        });
+        let make = |id, direction| describe(device, &others, id, direction);
+        self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make)
+    }
+
+    /// Forgets a device that is gone.
+    pub fn forget(&mut self, netns: NetnsId, ifindex: u32) {
+        self.attacher.forget(netns, ifindex);
+    }
+
+    /// Puts our legacy filters back to the front where another tool got before them; gives the devices where that
+    /// was necessary, and what went wrong.
+    pub fn reconcile(&mut self) -> (Vec<String>, Vec<String>) {
+        self.attacher.reconcile(&mut self.programs)
+    }
+
+    /// All points there ever were in this run, by id.
+    #[must_use]
+    pub fn points(&self) -> &[Arc<ObservationPoint>] {
+        self.registry.all()
+    }
+
+    /// Who saw what; a record of a device that is not ours is counted and dropped.
+    pub fn attribute(&mut self, record: &HopRecord) -> Option<Sighting> {
+        let Some(point) = self.registry.find(PointKey::of(record), record.time_ns) else {
+            self.unattributed += 1;
+            return None;
+        };
+        Some(decode::sighting(record, Arc::clone(point)))
+    }
+
+    /// Packets at our hooks by outcome.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn outcomes(&self) -> Result<Outcomes, LoadError> {
+        self.programs.outcomes()
+    }
+
+    /// All records lost so far.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn losses(&self) -> Result<Losses, LoadError> {
+        let counters = self.ring.counters();
+        Ok(Losses {
+            ring_full: self.outcomes()?.get(Outcome::RingFull),
+            channel_full: counters.channel_full.load(Ordering::Relaxed),
+            undecodable: counters.undecodable.load(Ordering::Relaxed),
+            unattributed: self.unattributed,
+        })
+    }
+
+    /// For aya-log.
+    pub fn object_mut(&mut self) -> &mut aya::Ebpf {
+        self.programs.object_mut()
+    }
+
+    /// Detaches, then reads what is still in the ring: the receiver ends behind the last record. Gives what could
+    /// not be detached.
+    pub fn stop(&mut self) -> Vec<String> {
+        let problems = self.attacher.detach_all();
+        self.ring.stop();
+        problems
+    }
+}
+
+/// The point of one direction of a device.
+fn describe(
+    device: &PlannedDevice,
+    others: &DevicePrograms,
+    id: PointId,
+    direction: Direction,
+) -> ObservationPoint {
+    ObservationPoint {
+        id,
+        node: Arc::clone(&device.node),
+        // One machine, one clock.
+        clock: ClockId(0),
+        pod: device.pod.clone(),
+        device: Arc::clone(&device.link.name),
+        kind: Arc::clone(&device.link.kind),
+        ifindex: device.link.ifindex,
+        direction,
+        role: device.role,
+        bridge: device.link.master,
+        foreign_programs: others
+            .on(direction)
+            .iter()
+            .filter(|program| !program.is_ours())
+            .map(|program| Arc::from(program.name.as_str()))
+            .collect(),
+    }
+}

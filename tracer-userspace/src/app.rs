@@ -1,0 +1,92 @@
+//! What each command does, and how a failure is told.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Color, Command};
+use crate::follow;
+
+/// Why a command ended without having done its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Something did not work: exit code 1.
+    #[error("{0}")]
+    Failed(String),
+    /// Something was typed wrong: exit code 2, as clap's own errors.
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody reads our output any more: that is no failure.
+    #[error("the reader has gone")]
+    BrokenPipe,
+}
+
+impl Failure {
+    /// Prints it for the operator.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        match self {
+            Self::Failed(text) => {
+                notice(&format!("error: {text}"));
+                ExitCode::from(1)
+            }
+            Self::Usage(text) => {
+                notice(&format!("error: {text}"));
+                ExitCode::from(2)
+            }
+            Self::BrokenPipe => ExitCode::SUCCESS,
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Self::BrokenPipe
+        } else {
+            Self::Failed(format!("cannot write the output: {error}"))
+        }
+    }
+}
+
+/// A line for the operator, besides the output. Where stderr is closed nobody wants it.
+pub fn notice(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    start_logging();
+    match cli.command {
+        Command::Follow(args) => follow::local::run(&args),
+        Command::Points(args) => follow::points::run(&args),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut script);
+            Ok(io::stdout().write_all(&script)?)
+        }
+    }
+}
+
+/// Logs go to stderr, warnings only; `TRACER_LOG` says otherwise (`TRACER_LOG=debug`).
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TRACER_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+}
+
+/// Whether the output is to be coloured (<https://no-color.org>).
+#[must_use]
+pub fn wants_color(choice: Color) -> bool {
+    match choice {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        }
+    }
+}

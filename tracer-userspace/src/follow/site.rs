@@ -1,0 +1,135 @@
+//! The inventory and what this machine has of it, kept up to date: the file may change, pods start and stop.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::app::Failure;
+use crate::host::survey::{Survey, survey};
+use crate::inventory::{Inventory, file};
+use crate::trajectory::model::{Directory, Owner};
+
+/// CLOCK_MONOTONIC, nanoseconds: the clock of hop records.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    nanoseconds(clock_gettime(ClockId::Monotonic))
+}
+
+/// What to add to a time of CLOCK_MONOTONIC for the wall clock, nanoseconds since 1970. Taken once a run, so that
+/// times do not jump when the wall clock is set.
+#[must_use]
+pub fn wall_clock_offset_ns() -> u64 {
+    let before = monotonic_ns();
+    let wall = nanoseconds(clock_gettime(ClockId::Realtime));
+    let after = monotonic_ns();
+    wall.saturating_sub(before + (after - before) / 2)
+}
+
+fn nanoseconds(time: rustix::time::Timespec) -> u64 {
+    u64::try_from(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)).unwrap_or(0)
+}
+
+/// The inventory, shared between the run and the correlator, which asks it for names.
+#[derive(Clone)]
+pub struct Names(Rc<RefCell<Inventory>>);
+
+impl Names {
+    /// Gives `work` the inventory.
+    pub fn with<T>(&self, work: impl FnOnce(&Inventory) -> T) -> T {
+        work(&self.0.borrow())
+    }
+}
+
+impl Directory for Names {
+    fn owner(&self, address: IpAddr, at_ns: u64) -> Owner {
+        self.0.borrow().owner(address, at_ns)
+    }
+
+    fn is_service_translation(&self, protocol: u8, from: (IpAddr, u16), to: (IpAddr, u16)) -> bool {
+        self.0.borrow().is_service_translation(protocol, from, to)
+    }
+}
+
+/// See the module.
+pub struct Site {
+    path: PathBuf,
+    modified: Option<SystemTime>,
+    names: Names,
+    survey: Survey,
+}
+
+impl Site {
+    /// Reads the inventory and looks over the machine.
+    ///
+    /// # Errors
+    /// The inventory cannot be used, or the machine cannot be looked at.
+    pub fn open(path: PathBuf) -> Result<Self, Failure> {
+        let modified = modification_time(&path);
+        let inventory = load(&path)?;
+        let survey = look(&inventory)?;
+        let mut site =
+            Self { path, modified, names: Names(Rc::new(RefCell::new(inventory))), survey };
+        site.learn_node_addresses();
+        Ok(site)
+    }
+
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    #[must_use]
+    pub fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
+    /// Reads the inventory again if its file has changed; true if so. What it held before keeps its time.
+    ///
+    /// # Errors
+    /// The new file cannot be used; the old inventory stays.
+    pub fn reload_if_changed(&mut self) -> Result<bool, Failure> {
+        let modified = modification_time(&self.path);
+        if modified.is_none() || modified == self.modified {
+            return Ok(false);
+        }
+        // Also when it is wrong: one complaint a change is enough.
+        self.modified = modified;
+        let newer = load(&self.path)?;
+        self.names.0.borrow_mut().renew(newer, monotonic_ns());
+        self.learn_node_addresses();
+        Ok(true)
+    }
+
+    /// Looks over the machine again.
+    ///
+    /// # Errors
+    /// The machine cannot be looked at; what was known stays.
+    pub fn look_again(&mut self) -> Result<(), Failure> {
+        self.survey = look(&self.names.0.borrow())?;
+        self.learn_node_addresses();
+        Ok(())
+    }
+
+    fn learn_node_addresses(&mut self) {
+        let mut inventory = self.names.0.borrow_mut();
+        for (node, address) in self.survey.node_addresses() {
+            inventory.add_node_address(node, address);
+        }
+    }
+}
+
+fn load(path: &std::path::Path) -> Result<Inventory, Failure> {
+    file::load(path).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+fn look(inventory: &Inventory) -> Result<Survey, Failure> {
+    survey(inventory).map_err(|error| Failure::Failed(format!("cannot look over this machine: {error}")))
+}
+
+fn modification_time(path: &std::path::Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}

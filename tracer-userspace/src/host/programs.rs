@@ -1,0 +1,330 @@
+//! Which programs sit on a device's hooks, in running order.
+//!
+//! On ingress and on egress TCX runs first, then legacy tc filters (only if all TCX programs said "next"). A netkit
+//! device runs its programs when a packet is transmitted into the pair: the primary's behind its tc egress, the
+//! peer's on what the pod sends.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use thiserror::Error;
+
+use super::netlink::{Connection, Message, attributes, read_text, read_u32};
+use super::netns::Netns;
+use crate::trajectory::model::Direction;
+
+mod bpf;
+mod btf;
+
+/// How the names of tracer's own programs begin.
+pub const OWN_PREFIX: &str = "tracer_";
+
+const TC_H_INGRESS: u32 = 0xffff_fff2;
+const TC_H_EGRESS: u32 = 0xffff_fff3;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_CHAIN: u16 = 11;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+
+/// Why the programs of a device could not be read.
+#[derive(Debug, Error)]
+pub enum ProgramsError {
+    #[error(transparent)]
+    Namespace(io::Error),
+    #[error("cannot ask for the programs on {hook} of device {ifindex} in {netns}: {source}{}", hint(source))]
+    Query { hook: &'static str, ifindex: u32, netns: String, source: io::Error },
+    #[error("cannot list the tc filters of device {ifindex} in {netns}: {source}")]
+    Filters { ifindex: u32, netns: String, source: io::Error },
+    #[error("cannot read about the BPF program with id {id}: {source}{}", hint(source))]
+    Program { id: u32, source: io::Error },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => " (needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)",
+        _ => "",
+    }
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    Tcx,
+    /// A legacy tc filter on clsact (or the ingress qdisc).
+    Clsact {
+        priority: u16,
+        handle: u32,
+        /// Filters of another chain than 0 run only if one of chain 0 jumps there.
+        chain: u32,
+        /// The program's return value decides; otherwise it only classifies.
+        direct_action: bool,
+    },
+    /// Runs when the node transmits into the netkit pair.
+    NetkitPrimary,
+    /// Runs when the pod transmits into the netkit pair.
+    NetkitPeer,
+}
+
+/// A program, or a filter without one, on a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookProgram {
+    pub mechanism: Mechanism,
+    /// `None` for a tc filter that is no eBPF program.
+    pub id: Option<u32>,
+    /// Full name where the program has BTF, else the 15 characters that the kernel keeps; for a filter its kind.
+    pub name: String,
+    pub tag: Option<[u8; 8]>,
+    pub loaded_at: Option<SystemTime>,
+}
+
+impl HookProgram {
+    /// Whether it is one of tracer's programs (of this process or another).
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.name.starts_with(OWN_PREFIX)
+    }
+}
+
+/// The programs of a device in running order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DevicePrograms {
+    pub ingress: Vec<HookProgram>,
+    pub egress: Vec<HookProgram>,
+    /// What runs on packets that the pod sends into the netkit pair, before this device's ingress.
+    pub netkit_peer: Vec<HookProgram>,
+    /// Whether the kernel has TCX (6.6).
+    pub has_tcx: bool,
+}
+
+impl DevicePrograms {
+    #[must_use]
+    pub fn on(&self, direction: Direction) -> &[HookProgram] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// Reads the programs of one device.
+///
+/// # Errors
+/// The namespace cannot be entered, the device is gone, or a capability is missing.
+pub fn of_device(netns: &Netns, ifindex: u32) -> Result<DevicePrograms, ProgramsError> {
+    let mut found = of_devices(netns, &[ifindex])?;
+    Ok(found.remove(&ifindex).unwrap_or_default())
+}
+
+/// Reads the programs of several devices of a namespace, by ifindex.
+///
+/// # Errors
+/// As [`of_device`].
+pub fn of_devices(netns: &Netns, ifindexes: &[u32]) -> Result<HashMap<u32, DevicePrograms>, ProgramsError> {
+    let mut filters = Connection::open(netns, 0).map_err(ProgramsError::Namespace)?;
+    let attached = netns
+        .run(|| ifindexes.iter().map(|ifindex| query_device(netns, *ifindex)).collect::<Result<Vec<_>, _>>())
+        .map_err(ProgramsError::Namespace)??;
+    let mut infos = Infos::default();
+    let mut found = HashMap::new();
+    for (ifindex, attached) in ifindexes.iter().copied().zip(attached) {
+        let mut hook = |parent, tcx: &[u32]| {
+            let mut programs = infos.all(Mechanism::Tcx, tcx)?;
+            programs.extend(legacy_filters(&mut filters, netns, ifindex, parent, &mut infos)?);
+            Ok::<_, ProgramsError>(programs)
+        };
+        let ingress = hook(TC_H_INGRESS, &attached.tcx_ingress)?;
+        let mut egress = hook(TC_H_EGRESS, &attached.tcx_egress)?;
+        egress.extend(infos.all(Mechanism::NetkitPrimary, &attached.netkit_primary)?);
+        let netkit_peer = infos.all(Mechanism::NetkitPeer, &attached.netkit_peer)?;
+        found.insert(ifindex, DevicePrograms { ingress, egress, netkit_peer, has_tcx: attached.has_tcx });
+    }
+    Ok(found)
+}
+
+/// Program ids by attach point, in running order.
+struct Attached {
+    tcx_ingress: Vec<u32>,
+    tcx_egress: Vec<u32>,
+    netkit_primary: Vec<u32>,
+    netkit_peer: Vec<u32>,
+    has_tcx: bool,
+}
+
+/// Must run inside the namespace: the kernel looks an ifindex up in that of the calling thread.
+fn query_device(netns: &Netns, ifindex: u32) -> Result<Attached, ProgramsError> {
+    let query = |hook: &'static str, attach_type| {
+        bpf::query(ifindex, attach_type).map_err(|source| ProgramsError::Query {
+            hook,
+            ifindex,
+            netns: netns.label().to_owned(),
+            source,
+        })
+    };
+    let ingress = query("TCX ingress", bpf::TCX_INGRESS)?;
+    Ok(Attached {
+        has_tcx: ingress.is_some(),
+        tcx_ingress: ingress.unwrap_or_default(),
+        tcx_egress: query("TCX egress", bpf::TCX_EGRESS)?.unwrap_or_default(),
+        netkit_primary: query("netkit", bpf::NETKIT_PRIMARY)?.unwrap_or_default(),
+        netkit_peer: query("netkit", bpf::NETKIT_PEER)?.unwrap_or_default(),
+    })
+}
+
+/// The filters of one direction. The kernel lists them as they run: by priority, and in list order within one.
+fn legacy_filters(
+    connection: &mut Connection,
+    netns: &Netns,
+    ifindex: u32,
+    parent: u32,
+    infos: &mut Infos,
+) -> Result<Vec<HookProgram>, ProgramsError> {
+    // struct tcmsg: family, padding, ifindex, handle, parent, info.
+    let mut request = [0; 20];
+    request[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    request[12..16].copy_from_slice(&parent.to_ne_bytes());
+    let messages = connection.dump(libc::RTM_GETTFILTER, &request).map_err(|source| {
+        ProgramsError::Filters { ifindex, netns: netns.label().to_owned(), source }
+    })?;
+    let mut programs = Vec::new();
+    for message in messages {
+        let Some(filter) = Filter::decode(&message) else { continue };
+        let known = filter.id.map(|id| infos.get(id)).transpose()?.flatten();
+        programs.push(match known {
+            Some(info) => info.on(filter.mechanism),
+            None => HookProgram {
+                mechanism: filter.mechanism,
+                id: filter.id,
+                name: filter.name,
+                tag: None,
+                loaded_at: None,
+            },
+        });
+    }
+    Ok(programs)
+}
+
+/// One legacy filter as netlink describes it.
+#[derive(Debug, PartialEq, Eq)]
+struct Filter {
+    mechanism: Mechanism,
+    id: Option<u32>,
+    name: String,
+}
+
+impl Filter {
+    fn decode(message: &Message) -> Option<Self> {
+        let header: &[u8; 20] = message.payload.first_chunk()?;
+        let handle = read_u32(&header[8..])?;
+        let info = read_u32(&header[16..])?;
+        // Every priority is also listed by itself, without a filter.
+        if message.kind != libc::RTM_NEWTFILTER || handle == 0 {
+            return None;
+        }
+        let (mut kind, mut options, mut chain) = (String::new(), &[][..], 0);
+        for (attribute, value) in attributes(&message.payload[header.len()..]) {
+            match attribute {
+                TCA_KIND => kind = read_text(value),
+                TCA_OPTIONS => options = value,
+                TCA_CHAIN => chain = read_u32(value)?,
+                _ => {}
+            }
+        }
+        let (mut name, mut id, mut flags) = (None, None, 0);
+        if kind == "bpf" {
+            for (attribute, value) in attributes(options) {
+                match attribute {
+                    TCA_BPF_NAME => name = Some(read_text(value)),
+                    TCA_BPF_FLAGS => flags = read_u32(value)?,
+                    TCA_BPF_ID => id = read_u32(value),
+                    _ => {}
+                }
+            }
+        }
+        let mechanism = Mechanism::Clsact {
+            priority: u16::try_from(info >> 16).ok()?,
+            handle,
+            chain,
+            direct_action: flags & TCA_BPF_FLAG_ACT_DIRECT != 0,
+        };
+        Some(Self { mechanism, id, name: name.unwrap_or_else(|| format!("{kind} filter")) })
+    }
+}
+
+/// What is the same for a program wherever it is attached.
+#[derive(Clone)]
+struct Info {
+    id: u32,
+    name: String,
+    tag: [u8; 8],
+    loaded_at: Option<SystemTime>,
+}
+
+impl Info {
+    fn on(&self, mechanism: Mechanism) -> HookProgram {
+        HookProgram {
+            mechanism,
+            id: Some(self.id),
+            name: self.name.clone(),
+            tag: Some(self.tag),
+            loaded_at: self.loaded_at,
+        }
+    }
+}
+
+/// Programs by id, each read once: one program is often on many devices.
+#[derive(Default)]
+struct Infos(HashMap<u32, Option<Info>>);
+
+impl Infos {
+    fn all(&mut self, mechanism: Mechanism, ids: &[u32]) -> Result<Vec<HookProgram>, ProgramsError> {
+        let mut programs = Vec::new();
+        for id in ids {
+            programs.extend(self.get(*id)?.map(|info| info.on(mechanism)));
+        }
+        Ok(programs)
+    }
+
+    /// `None` if the program was unloaded meanwhile.
+    fn get(&mut self, id: u32) -> Result<Option<Info>, ProgramsError> {
+        if let Some(known) = self.0.get(&id) {
+            return Ok(known.clone());
+        }
+        let info = match read_info(id) {
+            Ok(info) => Some(info),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(ProgramsError::Program { id, source }),
+        };
+        self.0.insert(id, info.clone());
+        Ok(info)
+    }
+}
+
+fn read_info(id: u32) -> io::Result<Info> {
+    let program = bpf::program(id)?;
+    let info = bpf::program_info(&program)?;
+    let mut name = info.name();
+    if name.len() == bpf::NAME_LENGTH {
+        // The name is cut, or just as long; the BTF of its first function tells. It is missing where the program
+        // was loaded without BTF.
+        if let Some(full) = full_name(&program, &info)?.filter(|full| full.starts_with(&name)) {
+            name = full;
+        }
+    }
+    Ok(Info { id, name, tag: info.tag, loaded_at: wall_time(info.load_time_ns) })
+}
+
+fn full_name(program: &bpf::Program, info: &bpf::ProgramInfo) -> io::Result<Option<String>> {
+    let Some(type_id) = bpf::first_function(program, info)? else { return Ok(None) };
+    Ok(btf::function_name(&bpf::btf(info.btf_id)?, type_id))
+}
+
+/// The wall time of a moment of CLOCK_BOOTTIME, nanoseconds.
+fn wall_time(boot_ns: u64) -> Option<SystemTime> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = Duration::new(now.tv_sec.try_into().ok()?, now.tv_nsec.try_into().ok()?);
+    SystemTime::now().checked_sub(now.checked_sub(Duration::from_nanos(boot_ns))?)
+}
