@@ -147,8 +147,7 @@ fn write_endpoint_slice(
     for pod in backends {
         writeln!(
             out,
-            "\
-  - addresses:
+            "  - addresses:
     - {ip}
     conditions:
       ready: true
@@ -169,8 +168,7 @@ fn write_endpoint_slice(
     }
     writeln!(
         out,
-        "\
-  kind: EndpointSlice
+        "  kind: EndpointSlice
   metadata:
     creationTimestamp: \"{CREATED}\"
     labels:

@@ -7,8 +7,9 @@ use std::panic;
 use std::path::Path;
 
 use serde_json::Value;
+use tracer_lab::Direction::{self, Egress, Ingress};
 use tracer_lab::{
-    Captured, Direction, Flood, Foreign, ForeignHook, ForeignVerdict, Lab, Netns, Protocol, ServicePort, Topology,
+    Captured, Flood, Foreign, ForeignHook, ForeignVerdict, Lab, Netns, Protocol, ServicePort, Topology,
 };
 
 /// Where a packet with `needle` in it was seen: place, device, direction.
@@ -43,8 +44,6 @@ fn path_of_a_datagram(lab: &Lab, to: &str) -> Vec<(String, String, Direction)> {
 fn hops(expected: &[(&str, &str, Direction)]) -> Vec<(String, String, Direction)> {
     expected.iter().map(|(place, device, way)| ((*place).to_owned(), (*device).to_owned(), *way)).collect()
 }
-
-use Direction::{Egress, Ingress};
 
 const NODE_1: &str = "telekom-xwkb3";
 const NODE_2: &str = "telekom-xwkb8";
@@ -185,7 +184,7 @@ fn foreign_programs_count_and_leave_traffic_alone() {
         let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
         let ok = Foreign { hook, verdict: ForeignVerdict::Ok };
         let attach = |way| lab.attach_foreign(NODE_1, curl.host_device(), way, &ok).unwrap();
-        let (from, to) = (attach(Direction::Ingress), attach(Direction::Egress));
+        let (from, to) = (attach(Ingress), attach(Egress));
         assert_eq!((from.name(), to.name()), ("cil_from_container", "cil_to_container"));
 
         assert_eq!(curl.ping(httpbin.ipv4().into(), 5).unwrap().received, 5);
@@ -206,7 +205,7 @@ fn a_foreign_clsact_filter_is_at_prio_1_handle_1_until_it_is_dropped() {
         String::from_utf8(output.stdout).unwrap()
     };
     let foreign = Foreign { hook: ForeignHook::Clsact, verdict: ForeignVerdict::Ok };
-    let program = lab.attach_foreign(NODE_1, &device, Direction::Ingress, &foreign).unwrap();
+    let program = lab.attach_foreign(NODE_1, &device, Ingress, &foreign).unwrap();
 
     let shown = filters();
     assert!(shown.contains("pref 1 bpf") && shown.contains("handle 0x1 cil_from_container"), "{shown}");
@@ -221,7 +220,7 @@ fn a_foreign_redirect_takes_packets_past_the_stack() {
     for ip in httpbin.ips() {
         let verdict = ForeignVerdict::Redirect { destination: ip, device: "vxlan.calico".to_owned() };
         let foreign = Foreign { hook: ForeignHook::TcxTail, verdict };
-        let program = lab.attach_foreign(NODE_1, curl.host_device(), Direction::Ingress, &foreign).unwrap();
+        let program = lab.attach_foreign(NODE_1, curl.host_device(), Ingress, &foreign).unwrap();
 
         assert_eq!(curl.ping(ip, 3).unwrap().received, 3);
 
@@ -235,7 +234,7 @@ fn a_foreign_drop_is_the_end_of_a_packet() {
     let (curl, local) = (lab.pod("curl"), lab.pod("httpbin-local"));
     assert_eq!(curl.ping(local.ipv4().into(), 1).unwrap().received, 1);
     let foreign = Foreign { hook: ForeignHook::TcxTail, verdict: ForeignVerdict::Drop };
-    let program = lab.attach_foreign(NODE_1, local.host_device(), Direction::Egress, &foreign).unwrap();
+    let program = lab.attach_foreign(NODE_1, local.host_device(), Egress, &foreign).unwrap();
 
     assert_eq!(curl.ping(local.ipv4().into(), 1).unwrap().received, 0);
 

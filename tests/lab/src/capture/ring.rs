@@ -156,7 +156,10 @@ unsafe fn read_block(block: NonNull<u8>, mut each: impl FnMut(Frame<'_>)) -> io:
         // SAFETY: the kernel's offsets lead to packet headers inside the block, aligned to 16 bytes.
         let packet = unsafe { block.add(at).cast::<libc::tpacket3_hdr>().as_ref() };
         if packet.tp_snaplen < packet.tp_len {
-            return Err(io::Error::other(format!("a packet of {} bytes does not fit the ring", packet.tp_len)));
+            return Err(io::Error::other(format!(
+                "a packet of {} bytes does not fit the ring",
+                packet.tp_len
+            )));
         }
         let address_at = at + size_of::<libc::tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
         // SAFETY: the address follows the header, and the packet lies inside the block, as long as the header says.

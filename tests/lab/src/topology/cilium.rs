@@ -13,8 +13,9 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use tracer_lab_ebpf::{
-    Endpoint, EndpointKey, FAMILY_IPV4, FAMILY_IPV6, IDENTITY_HOST, IDENTITY_REMOTE_NODE, IPCACHE_STATIC_BITS, IpcacheEntry, IpcacheKey, Mac as MapMac,
-    RUNS_FROM_CONTAINER, RUNS_FROM_HOST, RUNS_FROM_OVERLAY,
+    Endpoint, EndpointKey, FAMILY_IPV4, FAMILY_IPV6, IDENTITY_HOST, IDENTITY_REMOTE_NODE,
+    IPCACHE_STATIC_BITS, IpcacheEntry, IpcacheKey, Mac as MapMac, RUNS_FROM_CONTAINER, RUNS_FROM_HOST,
+    RUNS_FROM_OVERLAY,
 };
 
 use super::{Datapath, OVERLAY_MTU, TUNNEL, add_pod_veth};
@@ -143,8 +144,7 @@ fn add_devices(node: &Node, nodes: &[Node]) -> Result<()> {
     let netns = node.netns();
     let mac = |end| Mac([0x5a, 0xc1, 0x11, 0x00, node.plan.number, end]);
     let end = |name, ifindex, mac| End { netns, name, ifindex, mac, mtu: DEVICE_MTU, gso_max_segs: None };
-    let (host, net) =
-        (end("cilium_host", CILIUM_HOST, mac(1)), end("cilium_net", CILIUM_NET, mac(2)));
+    let (host, net) = (end("cilium_host", CILIUM_HOST, mac(1)), end("cilium_net", CILIUM_NET, mac(2)));
     netlink::in_netns(netns, async |link| {
         link.add_veth(&host, &net).await?;
         link.add_vxlan(&Vxlan {
@@ -181,11 +181,7 @@ impl Programs {
             .override_global("HOST_ROUTING", &u32::from(routing == Routing::Bpf), true)
             .load(OBJECT)
             .context("cannot load the stand-ins for Cilium's programs")?;
-        let mut programs = Self {
-            node: node.name().to_owned(),
-            ebpf,
-            links: Vec::new(),
-        };
+        let mut programs = Self { node: node.name().to_owned(), ebpf, links: Vec::new() };
         for (name, program) in programs.ebpf.programs_mut() {
             let program: &mut SchedClassifier = program.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
@@ -314,10 +310,7 @@ fn endpoint_key(ip: IpAddr) -> EndpointKey {
 
 fn ipcache_key(ip: IpAddr) -> Key<IpcacheMapKey> {
     let (family, address, bits) = map_address(ip);
-    Key::new(
-        IPCACHE_STATIC_BITS + bits,
-        IpcacheMapKey(IpcacheKey { cluster_id: 0, pad: 0, family, address }),
-    )
+    Key::new(IPCACHE_STATIC_BITS + bits, IpcacheMapKey(IpcacheKey { cluster_id: 0, pad: 0, family, address }))
 }
 
 /// Family, address words in network order, and length in bits.
