@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::maps::PerCpuArray;
 use aya::programs::links::FdLink;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
@@ -65,12 +65,7 @@ enum Link {
 
 impl ForeignProgram {
     /// The program is named like Cilium's: `cil_from_container` at ingress, `cil_to_container` at egress.
-    pub(crate) fn attach(
-        node: &Node,
-        device: &str,
-        direction: Direction,
-        foreign: &Foreign,
-    ) -> Result<Self> {
+    pub(crate) fn attach(node: &Node, device: &str, direction: Direction, foreign: &Foreign) -> Result<Self> {
         let (action, destination, out) = match &foreign.verdict {
             ForeignVerdict::Ok => (0i32, [0u32; 4], 0),
             ForeignVerdict::Drop => (2, [0; 4], 0),
@@ -89,11 +84,10 @@ impl ForeignProgram {
             .load(OBJECT)
             .context("cannot load the foreign program")?;
         let netns = node.netns().clone();
-        let (id, link) = netns
-            .run(|| attach_in_netns(&mut ebpf, name, device, hook, foreign.hook))?
-            .with_context(|| {
-                format!("cannot attach a foreign program to {device} {direction:?} of {}", node.name())
-            })?;
+        let (id, link) =
+            netns.run(|| attach_in_netns(&mut ebpf, name, device, hook, foreign.hook))?.with_context(
+                || format!("cannot attach a foreign program to {device} {direction:?} of {}", node.name()),
+            )?;
         Ok(Self { name, id, ebpf, netns, link: Some(link) })
     }
 
@@ -156,14 +150,12 @@ fn attach_in_netns(
         ForeignHook::TcxTail => TcAttachOptions::TcxOrder(LinkOrder::last()),
         ForeignHook::Clsact => {
             match tc::qdisc_add_clsact(device) {
-                Ok(()) | Err(TcError::AlreadyAttached) => {}
-                Err(error) => bail!("cannot add clsact: {error}"),
+                Ok(()) => {}
+                // Another program brought it.
+                Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(error) => return Err(error).context("cannot add clsact"),
             }
-            TcAttachOptions::Netlink(NlOptions {
-                priority: 1,
-                handle: TcHandle::new(0, 1),
-                classid: None,
-            })
+            TcAttachOptions::Netlink(NlOptions { priority: 1, handle: TcHandle::new(0, 1), classid: None })
         }
     };
     let id_of_link = program.attach_with_options(device, hook, options)?;

@@ -13,8 +13,8 @@ use crate::inventory;
 use crate::netlink;
 use crate::netns::{self, Netns};
 use crate::plan::{
-    self, LATER_PODS, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, Topology, later_pod, reference_pods,
-    reference_services,
+    self, LATER_PODS, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, Topology, later_pod,
+    reference_pods, reference_services,
 };
 use crate::service;
 use crate::topology::{self, Datapath};

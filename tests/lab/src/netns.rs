@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use rustix::mount::UnmountFlags;
+use rustix::fs::FlockOperation;
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 const DIRECTORY: &str = "/run/netns";
@@ -48,7 +49,7 @@ impl Netns {
     /// # Errors
     /// When the caller is not root, or something already has that name.
     pub fn create(name: &str) -> Result<Self> {
-        fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot create {DIRECTORY}"))?;
+        prepare_directory()?;
         let path = Path::new(DIRECTORY).join(name);
         File::options()
             .write(true)
@@ -161,6 +162,22 @@ pub(crate) fn sweep() {
             unmount(&entry.path());
         }
     }
+}
+
+/// Makes the directory a shared mount, as `ip netns` does when it finds that it is none. Left to `ip netns`, that
+/// would happen while a lab is up and put a second set of its mounts on top of the first.
+fn prepare_directory() -> Result<()> {
+    fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot create {DIRECTORY}"))?;
+    let directory = File::open(DIRECTORY).with_context(|| format!("cannot open {DIRECTORY}"))?;
+    rustix::fs::flock(&directory, FlockOperation::LockExclusive)
+        .with_context(|| format!("cannot lock {DIRECTORY}"))?;
+    let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+    if rustix::mount::mount_change(DIRECTORY, shared).is_ok() {
+        return Ok(());
+    }
+    rustix::mount::mount_bind_recursive(DIRECTORY, DIRECTORY)
+        .and_then(|()| rustix::mount::mount_change(DIRECTORY, shared))
+        .with_context(|| format!("cannot make {DIRECTORY} a shared mount; the lab must run as root"))
 }
 
 fn mount_new_namespace(path: &Path) -> Result<()> {

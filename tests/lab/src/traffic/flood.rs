@@ -111,7 +111,11 @@ fn send_all(socket: &UdpSocket, flood: Flood) -> io::Result<u64> {
             // Sleeping for less than a scheduler tick would make the rate coarser than the caller asked for.
             match due.checked_sub(start.elapsed()) {
                 Some(early) if early > Duration::from_millis(1) => thread::sleep(early),
-                Some(_) => while start.elapsed() < due { std::hint::spin_loop() },
+                Some(_) => {
+                    while start.elapsed() < due {
+                        std::hint::spin_loop()
+                    }
+                }
                 None => {}
             }
         }
