@@ -294,14 +294,13 @@ impl<'a> Around<'a> {
             return Some(Err(self.unknown_service(namespace, name)));
         }
         check_namespace(self.inventory, namespace).ok()?;
-        Some(find_pod(self.inventory, Some(namespace), name, "--to").and_then(|entry| Ok((pod_end(entry)?, None))))
+        Some(
+            find_pod(self.inventory, Some(namespace), name, "--to")
+                .and_then(|entry| Ok((pod_end(entry)?, None))),
+        )
     }
 
-    fn find_service(
-        &self,
-        namespace: Option<&str>,
-        name: &str,
-    ) -> Result<&'a ServiceEntry, SelectError> {
+    fn find_service(&self, namespace: Option<&str>, name: &str) -> Result<&'a ServiceEntry, SelectError> {
         let stated = namespace.or(self.namespace);
         if let Some(service) = self.inventory.service(stated.unwrap_or(self.of_pod), name) {
             return Ok(service);
@@ -477,9 +476,9 @@ fn service_ports(
             };
         }
         numbers.extend(ports.iter().map(|port| port.port));
-        numbers.extend(ports.iter().filter_map(|port| port.node_port).filter(|number| {
-            ask.number() == Some(*number)
-        }));
+        numbers.extend(
+            ports.iter().filter_map(|port| port.node_port).filter(|number| ask.number() == Some(*number)),
+        );
         numbers.extend(targets);
     }
     Ok(numbers)
@@ -510,11 +509,7 @@ fn no_such_port(service: &ServiceEntry, ask: &PortName, protocol: Option<u8>) ->
 }
 
 /// Target ports behind node ports.
-fn node_port_targets(
-    inventory: &Inventory,
-    numbers: &BTreeSet<u16>,
-    protocol: Option<u8>,
-) -> BTreeSet<u16> {
+fn node_port_targets(inventory: &Inventory, numbers: &BTreeSet<u16>, protocol: Option<u8>) -> BTreeSet<u16> {
     let of_number = |number: &u16| inventory.services_by_node_port(*number);
     numbers
         .iter()

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::host::plan::PlannedDevice;
 use crate::host::programs::{DevicePrograms, HookProgram, Mechanism};
-use crate::trajectory::model::{Direction, DeviceRole};
+use crate::trajectory::model::{DeviceRole, Direction};
 
 #[cfg(test)]
 mod tests;
@@ -173,9 +173,9 @@ pub fn write_text(out: &mut impl Write, rows: &[PointRow], width: u16) -> io::Re
     let mut groups: Vec<Vec<&PointRow>> = Vec::new();
     for row in rows {
         // A node's rows stand together already; this keeps it right if they do not.
-        let place = groups.iter().position(|group| {
-            (&group[0].node, group[0].netns_inode) == (&row.node, row.netns_inode)
-        });
+        let place = groups
+            .iter()
+            .position(|group| (&group[0].node, group[0].netns_inode) == (&row.node, row.netns_inode));
         match place {
             Some(place) => groups[place].push(row),
             None => groups.push(vec![row]),

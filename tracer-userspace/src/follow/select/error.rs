@@ -65,7 +65,11 @@ pub enum SelectError {
         /// Number of namespaces in the inventory.
         known: usize,
     },
-    #[error("no Service `{name}` in namespace {namespace}{}{}", did_you_mean(near), elsewhere_hint(elsewhere))]
+    #[error(
+        "no Service `{name}` in namespace {namespace}{}{}",
+        did_you_mean(near),
+        elsewhere_hint(elsewhere)
+    )]
     UnknownService { namespace: String, name: String, near: Vec<String>, elsewhere: Vec<String> },
     #[error("no node `{name}`{}", did_you_mean(near))]
     UnknownNode { name: String, near: Vec<String> },
@@ -137,11 +141,8 @@ fn elsewhere_hint(elsewhere: &[String]) -> String {
 }
 
 fn choices(option: &str, namespaces: &[String], name: &str) -> String {
-    let shown: Vec<String> = namespaces
-        .iter()
-        .take(MOST_NEAR)
-        .map(|namespace| format!("`{option} {namespace}/{name}`"))
-        .collect();
+    let shown: Vec<String> =
+        namespaces.iter().take(MOST_NEAR).map(|namespace| format!("`{option} {namespace}/{name}`")).collect();
     shown.join(" or ")
 }
 
@@ -236,13 +237,18 @@ mod tests {
 
     #[test]
     fn near_names_are_at_most_five_and_the_nearest_first() {
-        let names = ["web-7d9f8b6c5d-abcde", "web-7d9f8b6c5d-fghij", "wbe", "db", "web1", "web2", "web3", "web4"];
+        let names =
+            ["web-7d9f8b6c5d-abcde", "web-7d9f8b6c5d-fghij", "wbe", "db", "web1", "web2", "web3", "web4"];
 
         let near = near_names("web", names.into_iter());
 
         assert_eq!(near, ["web-7d9f8b6c5d-abcde", "web-7d9f8b6c5d-fghij", "web1", "web2", "web3"]);
         assert_eq!(near_names("wep-7d9f8b6c5d-abcde", ["web-7d9f8b6c5d-abcde"].into_iter()).len(), 1);
-        assert_eq!(near_names("wep", ["web-7d9f8b6c5d-abcde"].into_iter()).len(), 1, "by the Deployment's name");
+        assert_eq!(
+            near_names("wep", ["web-7d9f8b6c5d-abcde"].into_iter()).len(),
+            1,
+            "by the Deployment's name"
+        );
         assert!(near_names("zzz", names.into_iter()).is_empty());
     }
 }

@@ -10,8 +10,14 @@ use super::SelectError;
 pub(super) enum Target {
     Address(IpAddr),
     /// Also `NAME.NAMESPACE`: dots are allowed in names of pods.
-    Pod { namespace: Option<String>, name: String },
-    Service { namespace: Option<String>, name: String },
+    Pod {
+        namespace: Option<String>,
+        name: String,
+    },
+    Service {
+        namespace: Option<String>,
+        name: String,
+    },
     Node(String),
 }
 
@@ -103,9 +109,9 @@ fn kind(text: &str) -> Option<NameKind> {
         "pod" | "pods" | "po" => Some(NameKind::Pod),
         "svc" | "service" | "services" => Some(NameKind::Service),
         "node" | "nodes" | "no" => Some(NameKind::Node),
-        "deploy" | "deployment" | "deployments" | "ds" | "daemonset" | "daemonsets" | "sts" | "statefulset"
-        | "statefulsets" | "rs" | "replicaset" | "replicasets" | "job" | "jobs" | "ing" | "ingress" | "ep"
-        | "endpoints" => Some(NameKind::Other),
+        "deploy" | "deployment" | "deployments" | "ds" | "daemonset" | "daemonsets" | "sts"
+        | "statefulset" | "statefulsets" | "rs" | "replicaset" | "replicasets" | "job" | "jobs" | "ing"
+        | "ingress" | "ep" | "endpoints" => Some(NameKind::Other),
         _ => None,
     }
 }

@@ -86,7 +86,14 @@ fn between_two_pods_all_addresses_match_and_nothing_stands_in_for_them() {
 
 #[test]
 fn a_service_means_its_addresses_its_endpoints_and_the_ports_on_both_sides() {
-    for to in ["svc/httpbin", "svc/default/httpbin", "default/svc/httpbin", "httpbin.default", "httpbin.default.svc.cluster.local", "10.96.5.5"] {
+    for to in [
+        "svc/httpbin",
+        "svc/default/httpbin",
+        "default/svc/httpbin",
+        "httpbin.default",
+        "httpbin.default.svc.cluster.local",
+        "10.96.5.5",
+    ] {
         let asked = Request { ports: vec!["80".to_owned()], ..request("curl", to) };
         let selection = ask(&asked).unwrap();
 
@@ -171,7 +178,8 @@ fn a_pod_on_the_hosts_network_is_followed_with_a_warning() {
 
 #[test]
 fn a_headless_service_is_its_endpoints() {
-    let selection = ask(&Request { ports: vec!["5432".to_owned()], ..request("curl", "svc/shop/db") }).unwrap();
+    let selection =
+        ask(&Request { ports: vec!["5432".to_owned()], ..request("curl", "svc/shop/db") }).unwrap();
 
     assert_eq!(selection.b.unwrap().addresses, addresses(&["10.244.1.5"]));
     assert_eq!(selection.ports, [5432]);
@@ -189,28 +197,69 @@ fn the_target_is_looked_up_in_the_namespace_that_was_said_for_the_pod() {
 
 #[test]
 fn what_the_cluster_does_not_have_is_a_failure_that_says_what_to_type() {
-    let with_namespace =
-        |namespace: &str, pod: &str| Request { namespace: Some(namespace.to_owned()), ..request(pod, "httpbin") };
+    let with_namespace = |namespace: &str, pod: &str| Request {
+        namespace: Some(namespace.to_owned()),
+        ..request(pod, "httpbin")
+    };
     for (asked, expected) in [
         (request("crul", "httpbin"), "no pod `crul` in namespace default; did you mean curl?"),
         (request("nothing-like-it", "httpbin"), "no pod `nothing-like-it` in namespace default"),
-        (request("twin", "httpbin"), "pod `twin` is in 2 namespaces (default, shop); type `--pod default/twin` or `--pod shop/twin`"),
-        (request("curl", "twin"), "pod `twin` is in 2 namespaces (default, shop); type `--to default/twin` or `--to shop/twin`"),
-        (request("cart", "httpbin"), "pod `cart` is not in namespace default but in shop; type `--pod shop/cart`"),
-        (with_namespace("default", "cart"), "pod `cart` is not in namespace default but in shop; type `--pod shop/cart`"),
+        (
+            request("twin", "httpbin"),
+            "pod `twin` is in 2 namespaces (default, shop); type `--pod default/twin` or `--pod shop/twin`",
+        ),
+        (
+            request("curl", "twin"),
+            "pod `twin` is in 2 namespaces (default, shop); type `--to default/twin` or `--to shop/twin`",
+        ),
+        (
+            request("cart", "httpbin"),
+            "pod `cart` is not in namespace default but in shop; type `--pod shop/cart`",
+        ),
+        (
+            with_namespace("default", "cart"),
+            "pod `cart` is not in namespace default but in shop; type `--pod shop/cart`",
+        ),
         (with_namespace("shpo", "cart"), "no namespace `shpo` in the inventory; did you mean shop?"),
-        (with_namespace("elsewhere", "cart"), "no namespace `elsewhere` in the inventory (it has 2: kubectl get namespaces lists those of the cluster)"),
+        (
+            with_namespace("elsewhere", "cart"),
+            "no namespace `elsewhere` in the inventory (it has 2: kubectl get namespaces lists those of the cluster)",
+        ),
         (request("shop/crat", "httpbin"), "no pod `crat` in namespace shop; did you mean cart?"),
-        (request("waiting", "httpbin"), "pod default/waiting is Pending, not Running: it sends no packets (kubectl describe pod shows why)"),
-        (request("curl", "svc/htpbin"), "no Service `htpbin` in namespace default; did you mean svc/default/httpbin?"),
-        (request("curl", "svc/db"), "no Service `db` in namespace default; in another namespace: --to svc/shop/db"),
-        (request("curl", "empty"), "no pod `empty` in namespace default\n  there is a Service of that name: --to svc/default/empty"),
+        (
+            request("waiting", "httpbin"),
+            "pod default/waiting is Pending, not Running: it sends no packets (kubectl describe pod shows why)",
+        ),
+        (
+            request("curl", "svc/htpbin"),
+            "no Service `htpbin` in namespace default; did you mean svc/default/httpbin?",
+        ),
+        (
+            request("curl", "svc/db"),
+            "no Service `db` in namespace default; in another namespace: --to svc/shop/db",
+        ),
+        (
+            request("curl", "empty"),
+            "no pod `empty` in namespace default\n  there is a Service of that name: --to svc/default/empty",
+        ),
         (request("curl", "cat.shop"), "no pod `cat` in namespace shop; did you mean cart?"),
         (request("curl", "node/node-3"), "no node `node-3`; did you mean node-1, node-2?"),
-        (request("curl", "svc/empty"), "svc/default/empty has no endpoints, so that nobody would answer: no pod matches its selector (kubectl get endpointslices, kubectl get pods --show-labels), or the inventory was made without endpointslices"),
-        (request("curl", "svc/manual"), "svc/default/manual has no endpoints, so that nobody would answer: it has no selector either, so its EndpointSlices must be made by hand or by another controller"),
-        (request("curl", "svc/shop/headless"), "svc/shop/headless is headless (it has no ClusterIP) and has no endpoints: no pod matches its selector (kubectl get endpointslices, kubectl get pods --show-labels), or the inventory was made without endpointslices"),
-        (request("curl", "svc/alias"), "svc/default/alias is an alias (ExternalName) of the DNS name example.org and has no address of its own: use --to with an IP address of example.org"),
+        (
+            request("curl", "svc/empty"),
+            "svc/default/empty has no endpoints, so that nobody would answer: no pod matches its selector (kubectl get endpointslices, kubectl get pods --show-labels), or the inventory was made without endpointslices",
+        ),
+        (
+            request("curl", "svc/manual"),
+            "svc/default/manual has no endpoints, so that nobody would answer: it has no selector either, so its EndpointSlices must be made by hand or by another controller",
+        ),
+        (
+            request("curl", "svc/shop/headless"),
+            "svc/shop/headless is headless (it has no ClusterIP) and has no endpoints: no pod matches its selector (kubectl get endpointslices, kubectl get pods --show-labels), or the inventory was made without endpointslices",
+        ),
+        (
+            request("curl", "svc/alias"),
+            "svc/default/alias is an alias (ExternalName) of the DNS name example.org and has no address of its own: use --to with an IP address of example.org",
+        ),
     ] {
         assert_eq!(refusal(&asked), (expected.to_owned(), false), "{asked:?}");
     }
@@ -229,7 +278,10 @@ fn wrong_typing_is_a_usage_error_that_shows_the_right_form() {
         (request("Curl", "httpbin"), "--pod `Curl`: should be NAME"),
         (request("deploy/curl", "httpbin"), "`deploy/...` cannot be followed"),
         (request("curl", "10.244.1"), "--to `10.244.1`: not an IPv4 or IPv6 address"),
-        (request("curl", "10.244.1.2:80"), "--to `10.244.1.2:80`: not an IPv4 or IPv6 address (give a port with --port)"),
+        (
+            request("curl", "10.244.1.2:80"),
+            "--to `10.244.1.2:80`: not an IPv4 or IPv6 address (give a port with --port)",
+        ),
         (request("curl", "a/b/c/d"), "--to `a/b/c/d`: should be a pod"),
         (request("curl", "svc/"), "--to `svc/`: should be a pod"),
         (with_port("0"), "--port `0`: should be a number from 1 to 65535"),
@@ -239,7 +291,10 @@ fn wrong_typing_is_a_usage_error_that_shows_the_right_form() {
         (with_port("http"), "--port http: ports have names only in Services, and default/httpbin is none"),
         (with_protocol("tpc"), "--protocol `tpc`: should be tcp, udp, icmp, icmpv6, sctp, or a number"),
         (with_protocol("256"), "--protocol `256`: should be"),
-        (Request { protocol: Some("icmp".to_owned()), ..with_port("80") }, "--port and --protocol icmp: this protocol has no ports"),
+        (
+            Request { protocol: Some("icmp".to_owned()), ..with_port("80") },
+            "--port and --protocol icmp: this protocol has no ports",
+        ),
     ] {
         let (message, is_usage) = refusal(&asked);
         assert!(message.starts_with(expected), "{asked:?}: {message}");
@@ -249,7 +304,9 @@ fn wrong_typing_is_a_usage_error_that_shows_the_right_form() {
 
 #[test]
 fn protocols_are_known_by_name_and_number() {
-    for (text, expected) in [("tcp", 6), ("UDP", 17), ("icmp", 1), ("icmp6", 58), ("icmpv6", 58), ("sctp", 132), ("47", 47)] {
+    for (text, expected) in
+        [("tcp", 6), ("UDP", 17), ("icmp", 1), ("icmp6", 58), ("icmpv6", 58), ("sctp", 132), ("47", 47)]
+    {
         let asked = Request { protocol: Some(text.to_owned()), ..request("curl", "httpbin") };
         assert_eq!(ask(&asked).unwrap().protocol, Some(expected), "{text}");
     }
