@@ -35,7 +35,7 @@ pub enum InventoryError {
         "{}:{line}:{column}: {object}: {error}\n  the file should be what this prints: {COMMAND}",
         path.display()
     )]
-    Object { path: PathBuf, line: u64, column: u64, object: String, error: ObjectError },
+    Object { path: PathBuf, line: u64, column: u64, object: String, error: Box<ObjectError> },
     #[error(
         "{}: no {missing} in it ({found})\n  the file should be what this prints: {COMMAND}",
         path.display()
@@ -349,7 +349,7 @@ fn object_error(
         line: document.lines_before + line,
         column,
         object: place.label.clone(),
-        error,
+        error: Box::new(error),
     }
 }
 
