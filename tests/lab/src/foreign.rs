@@ -9,7 +9,6 @@ use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, T
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 
-use crate::lab::Node;
 use crate::netns::Netns;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-lab-foreign"));
@@ -65,12 +64,17 @@ enum Link {
 
 impl ForeignProgram {
     /// The program is named like Cilium's: `cil_from_container` at ingress, `cil_to_container` at egress.
-    pub(crate) fn attach(node: &Node, device: &str, direction: Direction, foreign: &Foreign) -> Result<Self> {
+    pub(crate) fn attach(
+        netns: &Netns,
+        device: &str,
+        direction: Direction,
+        foreign: &Foreign,
+    ) -> Result<Self> {
         let (action, destination, out) = match &foreign.verdict {
             ForeignVerdict::Ok => (0i32, [0u32; 4], 0),
             ForeignVerdict::Drop => (2, [0; 4], 0),
             ForeignVerdict::Redirect { destination, device } => {
-                (7, address_words(*destination), node.ifindex(device)?)
+                (7, address_words(*destination), netns.ifindex(device)?)
             }
         };
         let (name, hook) = match direction {
@@ -83,12 +87,11 @@ impl ForeignProgram {
             .override_global("REDIRECT_IFINDEX", &out, true)
             .load(OBJECT)
             .context("cannot load the foreign program")?;
-        let netns = node.netns().clone();
         let (id, link) =
             netns.run(|| attach_in_netns(&mut ebpf, name, device, hook, foreign.hook))?.with_context(
-                || format!("cannot attach a foreign program to {device} {direction:?} of {}", node.name()),
+                || format!("cannot attach a foreign program to {device} {direction:?} of {}", netns.name()),
             )?;
-        Ok(Self { name, id, ebpf, netns, link: Some(link) })
+        Ok(Self { name, id, ebpf, netns: netns.clone(), link: Some(link) })
     }
 
     /// The program's name, at full length.

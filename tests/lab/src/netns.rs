@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -112,6 +113,17 @@ impl Netns {
         // SAFETY: between fork and exec only setns(2) is called, which is safe there and allocates nothing.
         unsafe { command.pre_exec(move || enter(inner.namespace.as_fd())) };
         command
+    }
+
+    /// The interface index of a device.
+    ///
+    /// # Errors
+    /// When the namespace has no such device.
+    pub fn ifindex(&self, device: &str) -> Result<u32> {
+        let socket = self.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let socket = socket.context("cannot make a socket to ask for a device")?;
+        rustix::net::netdevice::name_to_index(&socket, device)
+            .with_context(|| format!("namespace {} has no device {device}", self.name()))
     }
 
     /// Writes sysctls, by their path below `/proc/sys`.

@@ -1,4 +1,5 @@
 //! What the lab promises beside traffic: clean-up, captures, foreign programs, the inventory. They need root.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +10,8 @@ use std::path::Path;
 use serde_json::Value;
 use tracer_lab::Direction::{self, Egress, Ingress};
 use tracer_lab::{
-    Captured, Flood, Foreign, ForeignHook, ForeignVerdict, Lab, Netns, Protocol, ServicePort, Topology,
+    Captured, Flood, Foreign, ForeignHook, ForeignVerdict, Lab, Netns, Pod, Protocol, RecordType,
+    ServicePort, Topology,
 };
 
 /// Where a packet with `needle` in it was seen: place, device, direction.
@@ -23,22 +25,29 @@ fn seen(captured: &Captured, needle: &[u8]) -> Vec<(String, String, Direction)> 
         .collect()
 }
 
-/// Sends one datagram from curl to httpbin over IPv4, and returns where it was seen.
+/// Sends one datagram from curl to a pod over IPv4, and returns where it was seen.
 fn path_of_a_datagram(lab: &Lab, to: &str) -> Vec<(String, String, Direction)> {
-    let (curl, to) = (lab.pod("curl"), lab.pod(to));
-    let _sink = to.udp_sink(9000).unwrap();
-    // Neighbours are resolved first, so that the one datagram does not wait for them.
-    assert_eq!(curl.ping(to.ipv4().into(), 1).unwrap().received, 1);
+    let to = lab.pod(to);
+    path(lab, SocketAddr::new(to.ipv4().into(), 9000), &to)
+}
+
+/// Sends one datagram from curl to an address that leads to `pod` at the same port, and returns where it was seen.
+fn path(lab: &Lab, to: SocketAddr, pod: &Pod) -> Vec<(String, String, Direction)> {
+    let curl = lab.pod("curl");
+    let _sink = pod.udp_sink(to.port()).unwrap();
+    let send = |payload| curl.udp_flood(to, Flood { packets: 1, payload, rate: None }).unwrap();
+    // Neighbours are resolved first, so that the datagram that counts does not wait for them.
+    assert_eq!(curl.ping(pod.ipv4().into(), 1).unwrap().received, 1);
+    assert_eq!(send(8), 1);
     let capture = lab.capture_everywhere().unwrap();
 
-    // 61 bytes are in no other packet's length field: source port differs, so the payload's length marks it.
-    let flood = Flood { packets: 1, payload: 61, rate: None };
-    curl.udp_flood(SocketAddr::new(to.ipv4().into(), 9000), flood).unwrap();
+    assert_eq!(send(61), 1);
 
     let captured = capture.stop().unwrap();
     assert_eq!(captured.dropped, 0);
-    // Destination port 9000 and UDP length 69.
-    seen(&captured, &[0x23, 0x28, 0, 69])
+    // Its destination port and its UDP length stand side by side, inside tunnels too.
+    let [high, low] = to.port().to_be_bytes();
+    seen(&captured, &[high, low, 0, 69])
 }
 
 fn hops(expected: &[(&str, &str, Direction)]) -> Vec<(String, String, Direction)> {
@@ -130,6 +139,40 @@ fn ciliums_host_routing_skips_the_lxc_device_of_the_receiver() {
         ])
     );
     assert!(lab.program_runs(NODE_2, "cil_from_overlay").unwrap() > 0);
+}
+
+#[test]
+fn ciliums_service_traffic_passes_the_nodes_stack_both_ways() {
+    for topology in [Topology::CiliumLegacyRouting, Topology::CiliumHostRouting] {
+        let lab = Lab::build(topology).unwrap();
+        let (curl, coredns) = (lab.pod("curl"), lab.pod("coredns"));
+        let service = SocketAddr::new(lab.service("kube-dns").cluster_ipv4.into(), 53);
+        let runs = || lab.program_runs(NODE_1, "cil_from_host").unwrap();
+
+        let path = path(&lab, service, &coredns);
+
+        // A tap does not see cilium_host, from which the program at its egress takes the packet.
+        let legacy: &[_] = match topology {
+            Topology::CiliumLegacyRouting => &[(NODE_2, coredns.host_device(), Egress)],
+            _ => &[],
+        };
+        let start = [
+            ("default/curl", "eth0", Egress),
+            (NODE_1, curl.host_device(), Ingress),
+            (NODE_1, "cilium_vxlan", Egress),
+            (NODE_1, "eth0", Egress),
+            (NODE_2, "eth0", Ingress),
+            (NODE_2, "cilium_vxlan", Ingress),
+        ];
+        let end = [("kube-system/coredns", "eth0", Ingress)];
+        assert_eq!(path, hops(&[&start, legacy, &end].concat()), "{topology}");
+
+        let _server = coredns.serve_dns(53, lab.dns_records()).unwrap();
+        let before = runs();
+        let name = "kube-dns.kube-system.svc.cluster.local";
+        assert_eq!(curl.dns_query(service, name, RecordType::A).unwrap(), [service.ip()]);
+        assert!(runs() >= before + 2, "query and answer leave by cilium_host");
+    }
 }
 
 #[test]
@@ -292,7 +335,7 @@ fn a_device_can_go_while_its_pod_stays() {
 
     lab.delete_device(NODE_1, &device).unwrap();
 
-    assert!(lab.node(NODE_1).ifindex(&device).is_err());
+    assert!(lab.node(NODE_1).netns().ifindex(&device).is_err());
     assert!(lab.pod("httpbin-local").netns().path().exists());
     lab.delete_pod("httpbin-local").unwrap();
     assert_eq!(lab.pod("curl").ping(lab.pod("httpbin").ipv4().into(), 1).unwrap().received, 1);

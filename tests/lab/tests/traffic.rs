@@ -1,4 +1,5 @@
 //! Traffic flows in every topology: the lab's own tests. They need root.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
@@ -180,7 +181,7 @@ fn a_pod_can_be_added_and_deleted(lab: &mut Lab) {
     lab.delete_pod("late").unwrap();
 
     assert!(!late.netns().path().exists());
-    assert!(lab.node("telekom-xwkb3").ifindex(late.host_device()).is_err());
+    assert!(lab.node("telekom-xwkb3").netns().ifindex(late.host_device()).is_err());
     assert!(!lab.inventory_yaml().contains(late.uid()));
     let again = lab.add_pod("telekom-xwkb3", "late").unwrap();
     assert!(reaches(&again));
