@@ -222,13 +222,15 @@ impl Lab {
         inventory::yaml(&self.nodes, &self.pods, &self.services)
     }
 
-    /// Writes [`Lab::inventory_yaml`] to `inventory.yaml` in `directory` and returns the path.
+    /// Writes [`Lab::inventory_yaml`] to `inventory.yaml` in `directory` and returns the path. Nodes and pods are
+    /// annotated with their namespaces, so that several labs on one machine, which have the same addresses, are
+    /// told apart.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write_inventory(&self, directory: &Path) -> Result<PathBuf> {
         let path = directory.join("inventory.yaml");
-        fs::write(&path, self.inventory_yaml())
+        fs::write(&path, inventory::annotated_yaml(&self.nodes, &self.pods, &self.services))
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }

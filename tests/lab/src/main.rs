@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -107,18 +107,15 @@ fn demo(topology: Topology, service: bool, ipv6: bool, arguments: &[OsString]) -
     let _web = server.serve_http(80)?;
     let directory = PrivateDirectory::create()?;
     let inventory = lab.write_inventory(directory.path())?;
+    let family = usize::from(ipv6);
     let (target, address) = if service {
         let service = lab.service("httpbin");
-        let address = if ipv6 { IpAddr::V6(service.cluster_ipv6) } else { IpAddr::V4(service.cluster_ipv4) };
-        ("svc/httpbin", address)
+        let port = service.ports.first().context("the lab's Service has no port")?.port;
+        ("svc/httpbin", SocketAddr::new(service.cluster_ips()[family], port))
     } else {
-        let address = if ipv6 { IpAddr::V6(server.ipv6()) } else { IpAddr::V4(server.ipv4()) };
-        ("httpbin", address)
+        ("httpbin", SocketAddr::new(server.ips()[family], 80))
     };
-    let url = match address {
-        IpAddr::V4(v4) => format!("http://{v4}:80/"),
-        IpAddr::V6(v6) => format!("http://[{v6}]:80/"),
-    };
+    let url = format!("http://{address}/");
 
     println!("$ tracer follow --local --inventory cluster.yaml --pod curl --to {target}");
     let mut follow = Command::new(&tracer);

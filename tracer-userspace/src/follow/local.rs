@@ -26,6 +26,7 @@ use crate::app::{Failure, notice};
 use crate::cli::{FollowArgs, SelectionArgs};
 use crate::host::links::{LinkEvent, LinkWatch, watch};
 use crate::host::plan::{PlannedDevice, plan_points};
+use crate::host::survey::ProblemKind;
 use crate::trajectory::correlate::{Correlator, CorrelatorConfig, FollowScope};
 use crate::trajectory::model::Trajectory;
 
@@ -273,9 +274,20 @@ impl<'a> Follow<'a> {
         }
         match self.site.reload_if_changed() {
             Ok(true) => self.inventory_changed(),
+            // A pod gets its address after its link, and nobody tells of addresses.
+            Ok(false) if self.is_waiting_for_a_pod() => self.look_again(),
             Ok(false) => {}
             Err(error) => notice(&format!("warning: the changed inventory is not used: {error}")),
         }
+    }
+
+    /// Whether a pod of the follow should be here and its interface is not observed.
+    fn is_waiting_for_a_pod(&self) -> bool {
+        let ends = [Some(&self.selection.a), self.selection.b.as_ref()];
+        let mut pods = ends.into_iter().flatten().flat_map(|end| &end.pods);
+        pods.any(|pod| {
+            self.site.survey().problems_of(pod).any(|problem| problem.kind == ProblemKind::NotFound)
+        })
     }
 
     fn inventory_changed(&mut self) {
