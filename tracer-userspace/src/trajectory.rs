@@ -17,4 +17,4 @@ mod recent;
 pub mod rewrite;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -269,7 +269,10 @@ impl<D: Directory> Correlator<D> {
         }
         while self.expiry.front().is_some_and(|(touched, _)| touched + self.config.grace_ns <= now) {
             let Some((touched, handle)) = self.expiry.pop_front() else { break };
-            if self.get(handle).is_some_and(|open| open.touched_ns == touched && !open.dirty) {
+            let is_due = |open: &Open| {
+                open.touched_ns == touched && !open.dirty && open.progress == Progress::UnderWay
+            };
+            if self.get(handle).is_some_and(is_due) {
                 self.expire(handle);
             }
         }
@@ -503,23 +506,36 @@ impl<D: Directory> Correlator<D> {
     fn absorb(&mut self, chosen: &[u32], sighting: Sighting, key: u64, range: Range) {
         let Some((&keep, others)) = chosen.split_first() else { return };
         let mut union = range;
-        let mut moved = Vec::new();
         for &slot in others {
+            if !self.is_part_of(slot, keep) {
+                continue;
+            }
             self.unlink(slot);
-            let Some(mut open) = self.take(slot) else { continue };
-            union = union.union(open.range);
-            moved.append(&mut open.segments);
-            self.recycle(open.segments);
+            let Some(mut other) = self.take(slot) else { continue };
+            union = union.union(other.range);
+            if let Some(open) = self.slots[keep as usize].as_mut() {
+                for segment in other.segments.drain(..) {
+                    if !segment.is_copy_in(open) {
+                        open.add(segment.sighting, segment.range);
+                    }
+                }
+            }
+            self.recycle(other.segments);
         }
         if let Some(open) = self.slots[keep as usize].as_mut() {
             self.index.remove_bytes(key, open.range, keep);
             open.range = union.union(open.range);
             self.index.insert_bytes(key, open.range, keep);
-            for segment in moved {
-                open.add(segment.sighting, segment.range);
-            }
         }
         self.join(keep, sighting, range);
+    }
+
+    /// Whether all sightings of one open packet can belong to another.
+    fn is_part_of(&self, slot: u32, keep: u32) -> bool {
+        let (Some(part), Some(open)) = (&self.slots[slot as usize], &self.slots[keep as usize]) else { return false };
+        part.segments.iter().all(|segment| {
+            segment.is_copy_in(open) || open.fit(&segment.sighting, segment.range, &self.directory).is_some()
+        })
     }
 
     /// A merged packet stands for several: it is a hop of each, and of the bytes nobody has shown yet.
@@ -567,6 +583,7 @@ impl<D: Directory> Correlator<D> {
             touched_ns: 0,
             dirty: true,
             progress: Progress::UnderWay,
+            waited: false,
             repeats,
             rivals: Vec::new(),
             doubtful: false,
@@ -719,6 +736,18 @@ impl<D: Directory> Correlator<D> {
                 }
                 return;
             }
+        }
+        // Its datagrams may have come before it; they expire first if it waits once more.
+        let now = self.now_ns;
+        if self.index.has_udp()
+            && let Some(open) = self.get_mut(handle)
+            && open.by_range
+            && !open.waited
+        {
+            open.waited = true;
+            open.touched_ns = now;
+            self.expiry.push_back((now, handle));
+            return;
         }
         self.close(handle, None);
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::trajectory::expect::table::{At, When};
 use crate::trajectory::expect::topology::{Learnt, Lookup, Topology, Way};
-use crate::trajectory::model::{DeviceRole, ObservationPoint, Owner, Packet, PodRef};
+use crate::trajectory::model::{DeviceRole, Direction, ObservationPoint, Owner, Packet, PodRef};
 use crate::trajectory::order::{
     BRIDGE_DOWN, BRIDGE_UP, NIC_IN, NIC_OUT, PEER_IN, POD_IN, Stage, TUNNEL_IN, TUNNEL_OUT,
 };
@@ -558,7 +558,8 @@ fn conclude(
     }
     if lost_records > 0 {
         return End::Unknown(format!(
-            "{lost_records} records were lost on its nodes meanwhile; last seen at {}",
+            "{} lost on its nodes meanwhile; last seen at {}",
+            records_were(lost_records),
             describe(last.point)
         ));
     }
@@ -661,7 +662,7 @@ impl Absent {
             Why::NotAttachedYet => "not observed yet when the packet passed".to_owned(),
             Why::NodeNotObserved => "nothing is observed on that node".to_owned(),
             Why::RecordsLost { records } => {
-                format!("record lost? {records} records were lost on {} meanwhile", self.node)
+                format!("record lost? {} lost on {} meanwhile", records_were(*records), self.node)
             }
             Why::BeganLater => "the packet was first seen later on its way".to_owned(),
             Why::Unexplained => "not seen here though the packet went on; no record was lost".to_owned(),
@@ -671,10 +672,14 @@ impl Absent {
     }
 }
 
+fn records_were(count: u64) -> String {
+    if count == 1 { "1 record was".to_owned() } else { format!("{count} records were") }
+}
+
 fn direction(stage: Stage) -> &'static str {
     match stage.direction {
-        crate::trajectory::model::Direction::Ingress => "ingress",
-        crate::trajectory::model::Direction::Egress => "egress",
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
     }
 }
 

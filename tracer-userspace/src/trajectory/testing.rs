@@ -55,11 +55,6 @@ impl World {
         self.book.owners.insert(ip(address), Owner::Node(Arc::from(name)));
     }
 
-    pub(crate) fn clock_of(&mut self, node: &str, as_of: &str) {
-        let clock = self.clocks[as_of];
-        self.clocks.insert(node.to_owned(), clock);
-    }
-
     fn device(
         &mut self,
         node: &str,

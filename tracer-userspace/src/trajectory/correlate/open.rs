@@ -69,6 +69,8 @@ pub(super) struct Open {
     pub(super) touched_ns: u64,
     pub(super) dirty: bool,
     pub(super) progress: Progress,
+    /// Was given a second grace time.
+    pub(super) waited: bool,
     /// The earlier packet with the same bytes.
     pub(super) repeats: Option<Handle>,
     /// Packets with equal content that were under way at the same time.
@@ -182,6 +184,15 @@ impl Open {
 }
 
 impl Segment {
+    /// A merged packet is a hop of several packets; when these turn out to be one, it counts once.
+    pub(super) fn is_copy_in(&self, open: &Open) -> bool {
+        open.segments.iter().any(|other| {
+            other.range == self.range
+                && other.sighting.point.id == self.sighting.point.id
+                && other.sighting.time_ns == self.sighting.time_ns
+        })
+    }
+
     /// The rules between two sightings of one packet.
     fn goes_with(&self, other: &Sighting, stage: Stage, range: Range) -> bool {
         let mine = &self.sighting;
