@@ -81,7 +81,9 @@ struct Held {
 
 enum Hooks {
     /// Dropping a link detaches it, in whatever namespace its device is.
-    Tcx { _links: Vec<SchedClassifierLink> },
+    Tcx {
+        _links: Vec<SchedClassifierLink>,
+    },
     Clsact(Vec<Filter>),
 }
 
@@ -252,19 +254,14 @@ fn attach_clsact(programs: &mut Programs, target: &Target) -> Result<(Hooks, u32
 }
 
 /// True if the filter was not the first and is now.
-fn bring_to_front(
-    programs: &mut Programs,
-    netns: &Netns,
-    filter: &mut Filter,
-) -> Result<bool, AttachError> {
+fn bring_to_front(programs: &mut Programs, netns: &Netns, filter: &mut Filter) -> Result<bool, AttachError> {
     if clsact::is_first(netns, filter)? {
         return Ok(false);
     }
     let program = programs.space(netns.id())?.program(filter.direction, filter.ethernet)?;
     // Add before remove: packets may be seen twice for a moment (two records of one program at one point, which the
     // correlator takes for a duplicate), but none passes unseen.
-    let in_front =
-        clsact::add_in_front(netns, filter.ifindex, filter.direction, filter.ethernet, program)?;
+    let in_front = clsact::add_in_front(netns, filter.ifindex, filter.direction, filter.ethernet, program)?;
     clsact::remove(netns, filter)?;
     *filter = in_front;
     Ok(true)

@@ -126,11 +126,8 @@ impl<'a> Follow<'a> {
             Observer::start(options).map_err(|error| Failure::Failed(error.to_string()))?;
         let program_log: Box<dyn FnMut()> =
             if options.load.log_level > 0 { program_log(&mut observer)? } else { Box::new(|| ()) };
-        observer
-            .arm(&[filter_of(&selection)])
-            .map_err(|error| Failure::Failed(error.to_string()))?;
-        let config =
-            CorrelatorConfig { scopes: vec![scope_of(&selection)], ..CorrelatorConfig::default() };
+        observer.arm(&[filter_of(&selection)]).map_err(|error| Failure::Failed(error.to_string()))?;
+        let config = CorrelatorConfig { scopes: vec![scope_of(&selection)], ..CorrelatorConfig::default() };
         let correlator = Correlator::new(config, site.names().clone());
         let teller = Teller::new(args, site.names().clone());
         let (link_sender, links) = mpsc::channel(LINK_EVENTS);
@@ -171,7 +168,11 @@ impl<'a> Follow<'a> {
                 self.site.survey().problems.iter().map(|problem| problem.sentence.as_str()).collect();
             return Err(Failure::Failed(format!(
                 "there is nothing to observe on this machine: {}",
-                if problems.is_empty() { "no device of the nodes involved is up".to_owned() } else { problems.join("; ") }
+                if problems.is_empty() {
+                    "no device of the nodes involved is up".to_owned()
+                } else {
+                    problems.join("; ")
+                }
             )));
         }
         let nodes: HashSet<_> = points.iter().map(|point| &point.node).collect();
@@ -440,10 +441,7 @@ impl Interrupted {
         let listen = |kind| {
             signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
         };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
     async fn wait(&mut self) {

@@ -1,7 +1,7 @@
 //! What a run showed as a whole: legs, verdicts, losses. Memory is bounded: one histogram per leg, and a limit on
 //! the number of legs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -61,11 +61,16 @@ pub struct LossTotals {
     pub channel_full: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// Records of a device that this run did not attach to.
+    pub unattributed: u64,
     /// Packets dropped from the correlator's memory before they were complete.
     pub evicted: u64,
     /// Packets of others that were recorded because they share an address (NAT); nothing is lost with them.
     pub unrelated: u64,
 }
+
+/// Packets at all hooks by outcome: stable name and count. Their sum is what passed the hooks.
+pub type HookCounts = [(&'static str, u64)];
 
 #[derive(Default)]
 struct LegFigures {
@@ -99,7 +104,8 @@ impl Summary {
         self.ambiguous += u64::from(trajectory.ambiguous.is_some());
         self.retransmissions += u64::from(trajectory.retransmission_of.is_some());
         for leg in &trajectory.legs {
-            let (Some(from), Some(to)) = (trajectory.hops.get(leg.from), trajectory.hops.get(leg.from + 1)) else {
+            let (Some(from), Some(to)) = (trajectory.hops.get(leg.from), trajectory.hops.get(leg.from + 1))
+            else {
                 continue;
             };
             let key = (LegEnd::of(&from.point), LegEnd::of(&to.point));
@@ -108,7 +114,8 @@ impl Summary {
                 continue;
             }
             let rank = self.legs.len();
-            let figures = self.legs.entry(key).or_insert_with(|| LegFigures { rank, ..LegFigures::default() });
+            let figures =
+                self.legs.entry(key).or_insert_with(|| LegFigures { rank, ..LegFigures::default() });
             match leg.latency {
                 Latency::Exact { ns } => figures.histogram.record(ns),
                 Latency::Unknown => figures.unknown += 1,
@@ -126,7 +133,12 @@ impl Summary {
     ///
     /// # Errors
     /// What `out` returns.
-    pub fn write_text(&self, out: &mut impl Write, losses: &LossTotals) -> io::Result<()> {
+    pub fn write_text(
+        &self,
+        out: &mut impl Write,
+        hooks: &HookCounts,
+        losses: &LossTotals,
+    ) -> io::Result<()> {
         let total = self.delivered + self.lost + self.unknown;
         writeln!(
             out,
@@ -135,9 +147,22 @@ impl Summary {
         )?;
         writeln!(
             out,
-            "records lost: {} ring full, {} channel full, {} undecodable; packets evicted: {}; of others: {}",
-            losses.ring_full, losses.channel_full, losses.undecodable, losses.evicted, losses.unrelated
+            "records lost: {} ring full, {} channel full, {} undecodable, {} unattributed; packets evicted: {}; of others: {}",
+            losses.ring_full,
+            losses.channel_full,
+            losses.undecodable,
+            losses.unattributed,
+            losses.evicted,
+            losses.unrelated
         )?;
+        let seen: Vec<String> = hooks
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(name, count)| format!("{count} {}", name.replace('_', " ")))
+            .collect();
+        if !seen.is_empty() {
+            writeln!(out, "packets at all hooks: {}", seen.join(", "))?;
+        }
         if self.legs.is_empty() {
             return Ok(());
         }
@@ -176,7 +201,12 @@ impl Summary {
     ///
     /// # Errors
     /// What `out` returns.
-    pub fn write_json(&self, out: &mut impl Write, losses: &LossTotals) -> io::Result<()> {
+    pub fn write_json(
+        &self,
+        out: &mut impl Write,
+        hooks: &HookCounts,
+        losses: &LossTotals,
+    ) -> io::Result<()> {
         let line = SummaryLine {
             schema: SCHEMA,
             packets: PacketsObject {
@@ -187,6 +217,7 @@ impl Summary {
                 ambiguous: self.ambiguous,
                 retransmissions: self.retransmissions,
             },
+            hooks: hooks.iter().copied().collect(),
             losses,
             percentile_error: RELATIVE_ERROR,
             legs: self.in_order().into_iter().map(|((from, to), figures)| leg(from, to, figures)).collect(),
@@ -201,6 +232,7 @@ impl Summary {
 struct SummaryLine<'a> {
     schema: &'static str,
     packets: PacketsObject,
+    hooks: BTreeMap<&'static str, u64>,
     losses: &'a LossTotals,
     percentile_error: f64,
     legs: Vec<LegLine<'a>>,

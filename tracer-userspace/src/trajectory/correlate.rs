@@ -299,9 +299,9 @@ impl<D: Directory> Correlator<D> {
             .collect();
         left.sort_by_key(|handle| handle.serial);
         for handle in left {
-            let ended = self
-                .get(handle)
-                .is_some_and(|open| open.touched_ns == 0 || open.touched_ns + self.config.grace_ns > self.now_ns);
+            let ended = self.get(handle).is_some_and(|open| {
+                open.touched_ns == 0 || open.touched_ns + self.config.grace_ns > self.now_ns
+            });
             self.close(handle, ended.then_some("the run ended while the packet was under way"));
         }
         self.waiting.clear();
@@ -356,7 +356,9 @@ impl<D: Directory> Correlator<D> {
         let mut ties: Vec<u32> = Vec::new();
         for &slot in found {
             let Some(open) = self.slots[slot as usize].as_ref() else { continue };
-            let Some(cost) = open.fit(sighting, self.range_in(slot, sighting), &self.directory) else { continue };
+            let Some(cost) = open.fit(sighting, self.range_in(slot, sighting), &self.directory) else {
+                continue;
+            };
             match best {
                 Some((lowest, _)) if cost > lowest => {}
                 Some((lowest, chosen)) if cost == lowest => {
@@ -394,7 +396,10 @@ impl<D: Directory> Correlator<D> {
     /// A UDP GSO packet that this datagram was cut from, and its bytes there.
     fn find_udp(&mut self, sighting: &Sighting) -> Option<(u32, Range)> {
         let packet = &sighting.packet;
-        if packet.protocol != 17 || !self.index.has_udp() || packet.gso_segments > 1 || packet.fragment.is_some()
+        if packet.protocol != 17
+            || !self.index.has_udp()
+            || packet.gso_segments > 1
+            || packet.fragment.is_some()
         {
             return None;
         }
@@ -403,7 +408,8 @@ impl<D: Directory> Correlator<D> {
         let mut best: Option<(u8, u32, Range)> = None;
         for slot in found {
             let Some(open) = self.slots[slot as usize].as_ref() else { continue };
-            let Some(whole) = open.segments.iter().map(|s| &s.sighting.packet).find(|p| p.gso_segments > 1) else {
+            let Some(whole) = open.segments.iter().map(|s| &s.sighting.packet).find(|p| p.gso_segments > 1)
+            else {
                 continue;
             };
             let number = (packet.identification as u16).wrapping_sub(whole.identification as u16);
@@ -436,7 +442,9 @@ impl<D: Directory> Correlator<D> {
                 self.after_join(slot);
             }
             [only] if self.contains(*only, range) => self.join(*only, sighting, range),
-            _ if self.is_first_on_the_way(&chosen, &sighting, range) => self.absorb(&chosen, sighting, key, range),
+            _ if self.is_first_on_the_way(&chosen, &sighting, range) => {
+                self.absorb(&chosen, sighting, key, range)
+            }
             _ => self.share(&chosen, &sighting, key, range),
         }
     }
@@ -457,9 +465,7 @@ impl<D: Directory> Correlator<D> {
         for (cost, _, slot) in fits {
             let Some(open) = self.slots[slot as usize].as_ref() else { continue };
             let clash = chosen.iter().position(|(_, other)| {
-                self.slots[*other as usize]
-                    .as_ref()
-                    .is_some_and(|other| other.range.overlaps(open.range))
+                self.slots[*other as usize].as_ref().is_some_and(|other| other.range.overlaps(open.range))
             });
             let Some(clash) = clash else {
                 chosen.push((cost, slot));
@@ -532,7 +538,9 @@ impl<D: Directory> Correlator<D> {
 
     /// Whether all sightings of one open packet can belong to another.
     fn is_part_of(&self, slot: u32, keep: u32) -> bool {
-        let (Some(part), Some(open)) = (&self.slots[slot as usize], &self.slots[keep as usize]) else { return false };
+        let (Some(part), Some(open)) = (&self.slots[slot as usize], &self.slots[keep as usize]) else {
+            return false;
+        };
         part.segments.iter().all(|segment| {
             segment.is_copy_in(open) || open.fit(&segment.sighting, segment.range, &self.directory).is_some()
         })
@@ -540,15 +548,20 @@ impl<D: Directory> Correlator<D> {
 
     /// A merged packet stands for several: it is a hop of each, and of the bytes nobody has shown yet.
     fn share(&mut self, chosen: &[u32], sighting: &Sighting, key: u64, range: Range) {
-        let mut taken: Vec<Range> =
-            chosen.iter().filter_map(|slot| self.slots[*slot as usize].as_ref()).map(|open| open.range).collect();
+        let mut taken: Vec<Range> = chosen
+            .iter()
+            .filter_map(|slot| self.slots[*slot as usize].as_ref())
+            .map(|open| open.range)
+            .collect();
         taken.sort_by_key(|taken| taken.offset_from(range.start));
         for &slot in chosen {
             self.join(slot, sighting.clone(), range);
         }
         for gap in range.gaps(&taken) {
             let slot = self.open(sighting.clone(), key, gap, true);
-            if let Some(segment) = self.slots[slot as usize].as_mut().and_then(|open| open.segments.first_mut()) {
+            if let Some(segment) =
+                self.slots[slot as usize].as_mut().and_then(|open| open.segments.first_mut())
+            {
                 segment.range = range;
             }
             self.index.insert_bytes(key, gap, slot);
@@ -753,7 +766,9 @@ impl<D: Directory> Correlator<D> {
     }
 
     fn all_fit(&self, slot: u32, into: u32, range: Range) -> bool {
-        let (Some(open), Some(into)) = (&self.slots[slot as usize], &self.slots[into as usize]) else { return false };
+        let (Some(open), Some(into)) = (&self.slots[slot as usize], &self.slots[into as usize]) else {
+            return false;
+        };
         open.segments.iter().all(|segment| into.fit(&segment.sighting, range, &self.directory).is_some())
     }
 

@@ -212,9 +212,9 @@ fn plan_visits<'a>(seen: &[Seen<'_>], facts: &Facts<'a>) -> Vec<Visit<'a>> {
             visit.entry = match facts.source {
                 Owner::Pod { node, .. } if *node == visit.node => At::FromPod,
                 Owner::Node(node) if *node == visit.node => At::FromHost,
-                _ if seen[visit.hops.clone()].first().is_some_and(|hop| {
-                    matches!(Stage::of(hop.point), NIC_IN | TUNNEL_IN)
-                }) =>
+                _ if seen[visit.hops.clone()]
+                    .first()
+                    .is_some_and(|hop| matches!(Stage::of(hop.point), NIC_IN | TUNNEL_IN)) =>
                 {
                     At::FromWire
                 }
@@ -249,13 +249,7 @@ fn resolved_destination<'a>(seen: &[Seen<'_>], facts: &Facts<'a>) -> Option<&'a 
 }
 
 /// Lays what the table expects of one visit beside the hops seen there.
-fn walk(
-    seen: &[Seen<'_>],
-    facts: &Facts<'_>,
-    visits: &[Visit<'_>],
-    index: usize,
-    steps: &mut Vec<Step>,
-) {
+fn walk(seen: &[Seen<'_>], facts: &Facts<'_>, visits: &[Visit<'_>], index: usize, steps: &mut Vec<Step>) {
     let visit = &visits[index];
     let mut next_hop = visit.hops.start;
     if !visit.observed {
@@ -332,9 +326,7 @@ impl<'a> Conditions<'a> {
         let of = |visit: Option<&Visit<'_>>| visit.map_or(&seen[0..0], |visit| &seen[visit.hops.clone()]);
         let arriving = Tunnelled::on(of(previous), NIC_OUT, TUNNEL_OUT).or(hops, NIC_IN, TUNNEL_IN);
         let leaving = Tunnelled::on(of(next), NIC_IN, TUNNEL_IN).or(hops, NIC_OUT, TUNNEL_OUT);
-        let kind_is_encrypted = |id| {
-            topology.get(id).is_some_and(|point| is_encrypted(&point.kind))
-        };
+        let kind_is_encrypted = |id| topology.get(id).is_some_and(|point| is_encrypted(&point.kind));
         Self {
             source_pod,
             target_pod,
@@ -524,7 +516,8 @@ fn passed_by(before: &Seen<'_>, next: &ObservationPoint, absent: &Absent) -> Opt
 fn attached_later(seen: &[Seen<'_>], facts: &Facts<'_>, absent: &Absent) -> bool {
     let Some(point) = &absent.point else { return false };
     let Some(since) = facts.topology.since(point.id) else { return false };
-    let mut times = seen.iter().filter(|hop| hop.point.clock == point.clock).map(|hop| hop.time_ns).peekable();
+    let mut times =
+        seen.iter().filter(|hop| hop.point.clock == point.clock).map(|hop| hop.time_ns).peekable();
     times.peek().is_some() && times.all(|time| time < since)
 }
 
@@ -594,7 +587,9 @@ fn conclude(
             "the inventory does not know {}; last seen at {last_seen_at}",
             last.packet.destination
         )),
-        Exit::Pod(pod) if facts.topology.of_pod(pod, POD_IN).is_none() && only_delivery_missing(&tail, last) => {
+        Exit::Pod(pod)
+            if facts.topology.of_pod(pod, POD_IN).is_none() && only_delivery_missing(&tail, last) =>
+        {
             End::Unknown(format!(
                 "the device inside pod {}/{} is not observed; last seen at {last_seen_at}",
                 pod.namespace, pod.name
@@ -606,7 +601,9 @@ fn conclude(
                 absent.describe()
             )),
             Some(absent) => End::Lost { after: last_index, expected: absent.describe() },
-            None => End::Unknown(format!("no later device on its way is observed; last seen at {last_seen_at}")),
+            None => {
+                End::Unknown(format!("no later device on its way is observed; last seen at {last_seen_at}"))
+            }
         },
     }
 }

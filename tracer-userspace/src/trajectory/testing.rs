@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::trajectory::correlate::{Correlator, CorrelatorConfig};
 use crate::trajectory::model::{
-    ClockId, DeviceRole, Directory, Direction, Encapsulation, IcmpHeader, ObservationPoint, Owner, Packet, PodRef,
-    PointId, ServiceRef, Sighting, Trajectory,
+    ClockId, DeviceRole, Direction, Directory, Encapsulation, IcmpHeader, ObservationPoint, Owner, Packet,
+    PodRef, PointId, ServiceRef, Sighting, Trajectory,
 };
 
 pub(crate) const SYN: u8 = 0x02;
@@ -288,7 +288,13 @@ pub(crate) fn tcp(
 }
 
 /// A UDP datagram; `content` stands for its first bytes.
-pub(crate) fn udp(source: (&str, u16), destination: (&str, u16), payload: u32, id: u32, content: u32) -> Packet {
+pub(crate) fn udp(
+    source: (&str, u16),
+    destination: (&str, u16),
+    payload: u32,
+    id: u32,
+    content: u32,
+) -> Packet {
     let mut packet = packet(17, source.0, destination.0, Some((source.1, destination.1)));
     packet.payload_length = payload;
     packet.identification = id;

@@ -21,14 +21,14 @@ fn of_a_few_pings() -> Summary {
 fn legs_verdicts_and_losses_are_told() {
     let mut out = Vec::new();
     let losses = LossTotals { ring_full: 7, ..LossTotals::default() };
-    of_a_few_pings().write_text(&mut out, &losses).unwrap();
+    of_a_few_pings().write_text(&mut out, &[], &losses).unwrap();
     insta::assert_snapshot!(String::from_utf8(out).unwrap());
 }
 
 #[test]
 fn the_json_form_has_the_same_figures() {
     let mut out = Vec::new();
-    of_a_few_pings().write_json(&mut out, &LossTotals::default()).unwrap();
+    of_a_few_pings().write_json(&mut out, &[], &LossTotals::default()).unwrap();
     let line: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(line["schema"], "tracer.summary/v1");
     assert_eq!(line["packets"]["total"], 5);

@@ -2,8 +2,8 @@
 
 use crate::trajectory::model::{Latency, Verdict};
 use crate::trajectory::testing::{
-    ACK, CLUSTER_IP, CURL, Change, HTTPBIN, NODE_1, NODE_2, PSH, ROUTED, ROUTED_SERVICE, SECOND, SYN, Step, hooks,
-    ping, tcp, two_nodes, udp,
+    ACK, CLUSTER_IP, CURL, Change, HTTPBIN, NODE_1, NODE_2, PSH, ROUTED, ROUTED_SERVICE, SECOND, SYN, Step,
+    hooks, ping, tcp, two_nodes, udp,
 };
 
 fn names(steps: &[Step<'_>]) -> Vec<String> {
@@ -143,7 +143,10 @@ fn redirect_peer_explains_the_peer_that_is_passed_by() {
     assert_eq!(out[0].expected_hops, 7);
     assert!(out[0].missing[0].explained);
     assert_eq!(out[0].missing[0].after, 5);
-    assert_eq!(out[0].missing[0].reason, "passed by with bpf_redirect_peer (cil_from_overlay on cilium_vxlan)");
+    assert_eq!(
+        out[0].missing[0].reason,
+        "passed by with bpf_redirect_peer (cil_from_overlay on cilium_vxlan)"
+    );
 
     let same_node: &[Step<'_>] =
         &[("n1/curl:eth0>", &[]), ("n1/vethcurl<", &[]), ("n1/dns:eth0<", &[Change::Ttl])];
@@ -201,7 +204,8 @@ fn a_service_is_joined_both_ways() {
 fn a_translation_that_the_inventory_does_not_know_is_joined_and_noted() {
     let mut world = two_nodes(false, "vxlan");
     world.service("other", ("10.96.0.99", 80), &[]);
-    let out = world.correlate(world.walk(SECOND, &tcp((CURL, 1), ("10.96.0.99", 80), 9, 0, SYN), ROUTED_SERVICE));
+    let out =
+        world.correlate(world.walk(SECOND, &tcp((CURL, 1), ("10.96.0.99", 80), 9, 0, SYN), ROUTED_SERVICE));
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].notes, ["the inventory does not know the DNAT 10.96.0.99:80 -> 10.244.1.246:8080"]);
 }
@@ -233,7 +237,9 @@ fn snat_to_the_node_is_joined_and_the_reply_finds_its_way_back() {
     assert_eq!(out.len(), 2);
     assert_eq!(hooks(&out[0]), names(there));
     assert_eq!(hooks(&out[1]), names(back));
-    assert!(out.iter().all(|t| t.verdict == Verdict::Delivered && t.missing.is_empty() && t.notes.is_empty()));
+    assert!(
+        out.iter().all(|t| t.verdict == Verdict::Delivered && t.missing.is_empty() && t.notes.is_empty())
+    );
 }
 
 #[test]

@@ -7,8 +7,8 @@ use proptest::{prop_assert, prop_assert_eq};
 
 use crate::trajectory::model::{Packet, Sighting, Verdict};
 use crate::trajectory::testing::{
-    ACK, CLUSTER_IP, CURL, HTTPBIN, MS, NODE_1, ROUTED, ROUTED_SERVICE, SECOND, SYN, World, cut, gso, hooks, stamp,
-    tcp, two_nodes, udp,
+    ACK, CLUSTER_IP, CURL, HTTPBIN, MS, NODE_1, ROUTED, ROUTED_SERVICE, SECOND, SYN, World, cut, gso, hooks,
+    stamp, tcp, two_nodes, udp,
 };
 
 /// The way of packets that stand for several at some hooks: per hook the packets seen there.
