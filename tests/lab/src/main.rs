@@ -165,7 +165,10 @@ fn tracer_program() -> Result<PathBuf> {
     if beside.exists() {
         return Ok(beside);
     }
-    bail!("there is no {} (build it: cargo build --release -p tracer), and TRACER_BIN names no other", beside.display())
+    bail!(
+        "there is no {} (build it: cargo build --release -p tracer), and TRACER_BIN names no other",
+        beside.display()
+    )
 }
 
 /// `tracer follow` as a child whose lines we pass on, so that we see when it has said all.
@@ -217,7 +220,9 @@ impl Follow {
                 Ok(Line::Notice(text)) if text.starts_with("following ") => return Ok(()),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => bail!("tracer follow is not ready after {STARTUP:?}"),
-                Err(RecvTimeoutError::Disconnected) => bail!("tracer follow has ended: {}", self.child.wait()?),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("tracer follow has ended: {}", self.child.wait()?)
+                }
             }
         }
     }
