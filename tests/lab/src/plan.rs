@@ -31,7 +31,7 @@ impl Topology {
         match self {
             Self::RoutedVxlan => "routed-vxlan",
             Self::BridgeVxlan => "bridge-vxlan",
-            Self::CiliumLegacyRouting => "cilium-legacy-routing",
+            Self::CiliumLegacyRouting => "cilium",
             Self::CiliumHostRouting => "cilium-host-routing",
         }
     }

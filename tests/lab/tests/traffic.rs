@@ -202,5 +202,5 @@ fn the_names_of_topologies_are_read_back() {
     for topology in Topology::ALL {
         assert_eq!(topology.name().parse::<Topology>().unwrap(), topology);
     }
-    assert!("cilium".parse::<Topology>().unwrap_err().contains("cilium-host-routing"));
+    assert!("calico".parse::<Topology>().unwrap_err().contains("cilium-host-routing"));
 }
