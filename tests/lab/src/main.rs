@@ -75,7 +75,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
     let mut arguments = Vec::new();
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("topology") => topology = topology_named(&parser.value()?.string()?)?,
+            Long("topology") => topology = parser.value()?.parse()?,
             Long("service") if command == "demo" => service = true,
             Long("ipv6") if command == "demo" => ipv6 = true,
             Long("help") | Short('h') => return Ok(Task::Help),
@@ -91,13 +91,6 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
         "up" => Ok(Task::Up { topology }),
         other => Err(format!("no such command: {other}").into()),
     }
-}
-
-fn topology_named(name: &str) -> Result<Topology, lexopt::Error> {
-    Topology::ALL
-        .into_iter()
-        .find(|topology| topology.name() == name)
-        .ok_or_else(|| format!("no such topology: {name}").into())
 }
 
 fn demo(topology: Topology, service: bool, ipv6: bool, arguments: &[OsString]) -> Result<()> {
