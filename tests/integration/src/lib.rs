@@ -3,7 +3,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `tracer` | the program under test, and how to call it |
+//! | `tracer` | the program under test and how to call it; the lab that fits the run |
 //! | `follow` | a running `tracer follow`: wait for a condition, stop, kill |
 //! | `told` | its JSON output, as `docs/json.md` documents it |
 
@@ -16,4 +16,4 @@ pub use crate::told::{
     Address, Encapsulation, End, HookCounts, Hop, Icmp, Leg, Losses, Missing, PacketCounts, Summary, Tcp,
     Trajectory, Verdict, VerdictDetail,
 };
-pub use crate::tracer::{Attach, Tracer, attach, program, run_to_its_end};
+pub use crate::tracer::{Attach, Tracer, attach, lab, program, run_to_its_end};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
-use tracer_lab::Lab;
+use tracer_lab::{Lab, StandIns, Topology};
 
 use crate::follow::Follow;
 
@@ -29,6 +29,19 @@ pub fn attach() -> Attach {
         Ok("clsact") => Attach::Clsact,
         Ok(other) => panic!("TRACER_ATTACH is {other:?}; it can be tcx or clsact"),
     }
+}
+
+/// A lab whose Cilium attaches as this run's tracer does: a clsact filter behind a program of Cilium's at TCX would see
+/// nothing, and no machine has both.
+///
+/// # Errors
+/// As [`Lab::build`].
+pub fn lab(topology: Topology) -> Result<Lab> {
+    let stand_ins = match attach() {
+        Attach::Tcx => StandIns::Tcx,
+        Attach::Clsact => StandIns::Clsact,
+    };
+    Lab::build_with(topology, stand_ins)
 }
 
 /// The program with an inventory of a lab, which is a file of its own until this is dropped.
