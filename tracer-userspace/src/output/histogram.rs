@@ -83,7 +83,10 @@ mod tests {
             for percent in [1, 50, 90, 99, 100] {
                 let exact = values[(values.len() * percent as usize).div_ceil(100) - 1] as f64;
                 let read = histogram.percentile(percent).unwrap() as f64;
-                assert!((read - exact).abs() <= exact * RELATIVE_ERROR + 0.5, "{percent}: {read} for {exact}");
+                assert!(
+                    (read - exact).abs() <= exact * RELATIVE_ERROR + 0.5,
+                    "{percent}: {read} for {exact}"
+                );
             }
             assert_eq!(histogram.max(), values.last().copied());
         }

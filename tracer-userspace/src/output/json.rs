@@ -9,7 +9,8 @@ use tracer_common::record;
 
 use crate::output::WallClock;
 use crate::trajectory::model::{
-    DeviceRole, Direction, Directory, Encapsulation, Hop, Latency, MissingHop, Owner, Packet, Trajectory, Verdict,
+    DeviceRole, Direction, Directory, Encapsulation, Hop, Latency, MissingHop, Owner, Packet, Trajectory,
+    Verdict,
 };
 
 /// The version of the format; it changes when a field changes its meaning or goes.

@@ -99,7 +99,8 @@ impl Summary {
         self.ambiguous += u64::from(trajectory.ambiguous.is_some());
         self.retransmissions += u64::from(trajectory.retransmission_of.is_some());
         for leg in &trajectory.legs {
-            let (Some(from), Some(to)) = (trajectory.hops.get(leg.from), trajectory.hops.get(leg.from + 1)) else {
+            let (Some(from), Some(to)) = (trajectory.hops.get(leg.from), trajectory.hops.get(leg.from + 1))
+            else {
                 continue;
             };
             let key = (LegEnd::of(&from.point), LegEnd::of(&to.point));
@@ -108,7 +109,8 @@ impl Summary {
                 continue;
             }
             let rank = self.legs.len();
-            let figures = self.legs.entry(key).or_insert_with(|| LegFigures { rank, ..LegFigures::default() });
+            let figures =
+                self.legs.entry(key).or_insert_with(|| LegFigures { rank, ..LegFigures::default() });
             match leg.latency {
                 Latency::Exact { ns } => figures.histogram.record(ns),
                 Latency::Unknown => figures.unknown += 1,

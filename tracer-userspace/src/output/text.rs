@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use crate::output::WallClock;
 use crate::trajectory::expect;
 use crate::trajectory::model::{
-    DeviceRole, Direction, Directory, Encapsulation, Hop, Latency, MissingHop, ObservationPoint, Owner, Packet,
-    Trajectory, Verdict,
+    DeviceRole, Direction, Directory, Encapsulation, Hop, Latency, MissingHop, ObservationPoint, Owner,
+    Packet, Trajectory, Verdict,
 };
 use crate::trajectory::rewrite::{self, Endpoint};
 
@@ -111,9 +111,9 @@ fn owner_name(owner: &Owner) -> String {
 /// Protocol and what the packet says, in a few words.
 fn what(packet: &Packet) -> String {
     let bytes = |count: u32| if count == 1 { "1 byte".to_owned() } else { format!("{count} bytes") };
-    let fragment = packet.fragment.map(|(offset, more)| {
-        format!(", fragment at {offset}{}", if more { "" } else { " (last)" })
-    });
+    let fragment = packet
+        .fragment
+        .map(|(offset, more)| format!(", fragment at {offset}{}", if more { "" } else { " (last)" }));
     let text = match packet.protocol {
         6 => {
             let mut text = format!("TCP {}", tcp_flags(packet.tcp_flags));
@@ -215,7 +215,9 @@ fn write_hop(
     let indent = lead.chars().count();
     write!(out, "{lead}")?;
     let mut parts = vec![from_the_pod(point)];
-    parts.extend(before.map(|before| changes(before, hop, directory)).unwrap_or_else(|| at_start(hop, directory)));
+    parts.extend(
+        before.map(|before| changes(before, hop, directory)).unwrap_or_else(|| at_start(hop, directory)),
+    );
     parts.retain(|part| !part.is_empty());
     let mut column = indent;
     for (i, part) in parts.iter().enumerate() {
@@ -343,10 +345,7 @@ fn write_verdict(out: &mut impl Write, trajectory: &Trajectory, style: Style) ->
         Verdict::Lost { after, expected } => {
             let hop = trajectory.hops.iter().rfind(|hop| hop.point.id == *after);
             let place = hop.map_or_else(String::new, |hop| expect::describe(&hop.point));
-            (
-                style.bad(&format!("lost after {place}")),
-                Some(format!("next should have been {expected}")),
-            )
+            (style.bad(&format!("lost after {place}")), Some(format!("next should have been {expected}")))
         }
         Verdict::Unknown { reason } => (style.doubtful("not known what became of it"), Some(reason.clone())),
     };
@@ -369,8 +368,10 @@ fn write_verdict(out: &mut impl Write, trajectory: &Trajectory, style: Style) ->
 }
 
 fn wall_time(unix_ns: u64) -> String {
-    jiff::Timestamp::from_nanosecond(unix_ns.into())
-        .map_or_else(|_| format!("{unix_ns} ns"), |time| time.strftime("%Y-%m-%d %H:%M:%S.%6f UTC").to_string())
+    jiff::Timestamp::from_nanosecond(unix_ns.into()).map_or_else(
+        |_| format!("{unix_ns} ns"),
+        |time| time.strftime("%Y-%m-%d %H:%M:%S.%6f UTC").to_string(),
+    )
 }
 
 /// Nanoseconds in the unit that reads best, to about three digits.

@@ -163,12 +163,7 @@ struct Visit {
 
 impl Visit {
     /// Source side first, destination side last, in between by falling TTL.
-    fn key<'a, T>(
-        &self,
-        ends: Ends<'_>,
-        items: &[T],
-        place: &impl Fn(&T) -> Place<'a>,
-    ) -> (u8, Reverse<u8>) {
+    fn key<'a, T>(&self, ends: Ends<'_>, items: &[T], place: &impl Fn(&T) -> Place<'a>) -> (u8, Reverse<u8>) {
         let hops = || items[self.start..self.end].iter().map(place);
         let mut class = 1;
         if hops().any(|hop| Stage::of(hop.point).rank() < 2) {

@@ -1,12 +1,15 @@
 use serde_json::{Value, json};
 
 use super::write_trajectory;
-use crate::trajectory::testing::{CLUSTER_IP, CURL, HTTPBIN, ROUTED, ROUTED_SERVICE, SECOND, SYN, ping, tcp, two_nodes};
+use crate::trajectory::testing::{
+    CLUSTER_IP, CURL, HTTPBIN, ROUTED, ROUTED_SERVICE, SECOND, SYN, ping, tcp, two_nodes,
+};
 
 #[test]
 fn a_trajectory_is_one_line_with_every_documented_field() {
     let world = two_nodes(false, "vxlan");
-    let out = world.correlate(world.walk(SECOND, &tcp((CURL, 40000), (CLUSTER_IP, 80), 9, 0, SYN), ROUTED_SERVICE));
+    let out =
+        world.correlate(world.walk(SECOND, &tcp((CURL, 40000), (CLUSTER_IP, 80), 9, 0, SYN), ROUTED_SERVICE));
     let mut bytes = Vec::new();
     let wall = |_, time_ns| 1_795_313_343_000_000_000 + time_ns % SECOND;
 
@@ -34,7 +37,9 @@ fn a_trajectory_is_one_line_with_every_documented_field() {
     assert_eq!(line["legs"][3], json!({"from": 3, "to": 4, "latency_ns": null}));
 
     let documented = include_str!("../../../../docs/json.md");
-    for object in [&line, &line["src"], &line["hops"][3], &line["hops"][3]["encapsulation"][0], &line["legs"][0]] {
+    for object in
+        [&line, &line["src"], &line["hops"][3], &line["hops"][3]["encapsulation"][0], &line["legs"][0]]
+    {
         for field in object.as_object().unwrap().keys() {
             assert!(documented.contains(&format!("`{field}`")), "{field} is not in docs/json.md");
         }

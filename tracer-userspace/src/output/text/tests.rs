@@ -2,8 +2,8 @@ use super::{Style, duration, write_trajectory};
 use crate::trajectory::correlate::CorrelatorConfig;
 use crate::trajectory::model::Trajectory;
 use crate::trajectory::testing::{
-    ACK, CLUSTER_IP, CURL, Change, HTTPBIN, NODE_1, NODE_2, ROUTED, ROUTED_SERVICE, SECOND, SYN, Step, World, cut,
-    gso, ping, run, stamp, tcp, two_nodes, udp,
+    ACK, CLUSTER_IP, CURL, Change, HTTPBIN, NODE_1, NODE_2, ROUTED, ROUTED_SERVICE, SECOND, SYN, Step, World,
+    cut, gso, ping, run, stamp, tcp, two_nodes, udp,
 };
 
 fn tell(world: &World, trajectories: &[Trajectory]) -> String {
@@ -57,8 +57,11 @@ fn a_lost_packet_tells_where_and_its_retransmission_names_it() {
 fn segments_and_lost_records_are_told() {
     let world = two_nodes(false, "");
     let whole = gso(tcp((CURL, 40000), (HTTPBIN, 80), 0, 5000, ACK), 1398);
-    let mut sightings =
-        world.walk(SECOND, &whole, &[("n1/curl:eth0>", &[]), ("n1/vethcurl<", &[]), ("n1/eth0>", &[Change::Ttl])]);
+    let mut sightings = world.walk(
+        SECOND,
+        &whole,
+        &[("n1/curl:eth0>", &[]), ("n1/vethcurl<", &[]), ("n1/eth0>", &[Change::Ttl])],
+    );
     let mut routed = whole.clone();
     routed.ttl = 63;
     for piece in cut(&routed, 1398) {
@@ -81,7 +84,8 @@ fn segments_and_lost_records_are_told() {
 #[test]
 fn no_line_of_a_usual_walk_is_wider_than_100_columns_and_plain_has_no_escapes() {
     let world = two_nodes(false, "vxlan");
-    let out = world.correlate(world.walk(SECOND, &tcp((CURL, 40000), (CLUSTER_IP, 80), 9, 0, SYN), ROUTED_SERVICE));
+    let out =
+        world.correlate(world.walk(SECOND, &tcp((CURL, 40000), (CLUSTER_IP, 80), 9, 0, SYN), ROUTED_SERVICE));
     let text = tell(&world, &out);
     assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
     assert!(!text.contains('\x1b'));

@@ -92,10 +92,7 @@ fn owners<D: Directory + ?Sized>(seen: &[Seen<'_>], context: &Context<'_, D>) ->
         .learnt
         .destination(last.packet.protocol, Endpoint::source(last.packet), Endpoint::destination(last.packet))
         .map_or(last.packet.destination, |endpoint| endpoint.address);
-    (
-        context.directory.owner(first.packet.source, first.time_ns),
-        context.directory.owner(to, last.time_ns),
-    )
+    (context.directory.owner(first.packet.source, first.time_ns), context.directory.owner(to, last.time_ns))
 }
 
 /// The hops of the bytes in `range`, in path order.
@@ -107,9 +104,7 @@ fn gather<D: Directory + ?Sized>(open: &Open, range: Range, directory: &D) -> Ve
             continue;
         }
         let sighting = &segment.sighting;
-        let hop = hops
-            .iter_mut()
-            .find(|hop| open.segments[hop.first].sighting.point.id == sighting.point.id);
+        let hop = hops.iter_mut().find(|hop| open.segments[hop.first].sighting.point.id == sighting.point.id);
         match hop {
             None => hops.push(Gathered { first: i, segments: 1, bytes: common.into() }),
             Some(hop) => {
@@ -121,10 +116,8 @@ fn gather<D: Directory + ?Sized>(open: &Open, range: Range, directory: &D) -> Ve
             }
         }
     }
-    let one_clock = open
-        .segments
-        .windows(2)
-        .all(|pair| pair[0].sighting.point.clock == pair[1].sighting.point.clock);
+    let one_clock =
+        open.segments.windows(2).all(|pair| pair[0].sighting.point.clock == pair[1].sighting.point.clock);
     let nodes = if one_clock { (None, None) } else { end_nodes(open, directory) };
     let ends = Ends { source: nodes.0.as_deref(), destination: nodes.1.as_deref() };
     order::sort(&mut hops, ends, |hop| {
@@ -293,7 +286,8 @@ impl Judged {
                 packet: sighting.packet.clone(),
             });
         }
-        let legs = hops.windows(2).enumerate().map(|(from, pair)| Leg { from, latency: latency(pair) }).collect();
+        let legs =
+            hops.windows(2).enumerate().map(|(from, pair)| Leg { from, latency: latency(pair) }).collect();
         let mut missing = Vec::new();
         let mut before: Option<usize> = None;
         for step in &self.expectation.steps {
@@ -349,18 +343,18 @@ fn latency(pair: &[Hop]) -> Latency {
 fn teach_rewrite(learnt: &mut Learnt, before: &Packet, after: &Packet) {
     let protocol = before.protocol;
     let (from, to) = (Endpoint::destination(before), Endpoint::destination(after));
-    if from != to {
-        if let Some(port) = from.port {
-            learnt.learn_translation(protocol, from.address, port);
-            learnt.learn_destination(protocol, Endpoint::source(before), from, to);
-        }
+    if from != to
+        && let Some(port) = from.port
+    {
+        learnt.learn_translation(protocol, from.address, port);
+        learnt.learn_destination(protocol, Endpoint::source(before), from, to);
     }
     let (original, alias) = (Endpoint::source(before), Endpoint::source(after));
-    if original != alias {
-        if let Some(port) = alias.port {
-            learnt.learn_translation(protocol, alias.address, port);
-            learnt.learn_destination(protocol, to, alias, original);
-        }
+    if original != alias
+        && let Some(port) = alias.port
+    {
+        learnt.learn_translation(protocol, alias.address, port);
+        learnt.learn_destination(protocol, to, alias, original);
     }
 }
 

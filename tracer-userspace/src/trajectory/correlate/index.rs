@@ -31,7 +31,10 @@ impl Content {
                 packet.tcp_timestamps,
                 packet.tcp_flags & TCP_SYN_RST,
             ));
-            return Self::Bytes { key, range: Range { start: packet.sequence, length: packet.payload_length } };
+            return Self::Bytes {
+                key,
+                range: Range { start: packet.sequence, length: packet.payload_length },
+            };
         }
         Self::Whole {
             key: packet.fingerprint

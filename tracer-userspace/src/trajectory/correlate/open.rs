@@ -104,7 +104,8 @@ impl Open {
                 return None;
             }
         }
-        let source = self.fit_end(sighting, self.sources, Endpoint::source, directory, rewrite::judge_source)?;
+        let source =
+            self.fit_end(sighting, self.sources, Endpoint::source, directory, rewrite::judge_source)?;
         let destination = self.fit_end(
             sighting,
             self.destinations,

@@ -62,9 +62,7 @@ impl Topology {
     pub fn remove(&mut self, id: PointId) {
         let Some(known) = self.points.get_mut(id.0 as usize).and_then(Option::take) else { return };
         if let Some(pod) = &known.point.pod {
-            if let Some(ids) =
-                self.pods.get_mut(&pod.namespace).and_then(|names| names.get_mut(&pod.name))
-            {
+            if let Some(ids) = self.pods.get_mut(&pod.namespace).and_then(|names| names.get_mut(&pod.name)) {
                 ids.retain(|other| *other != id);
                 if ids.is_empty()
                     && let Some(names) = self.pods.get_mut(&pod.namespace)

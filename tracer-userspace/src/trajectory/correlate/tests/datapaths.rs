@@ -2,8 +2,8 @@
 
 use crate::trajectory::model::{Latency, Verdict};
 use crate::trajectory::testing::{
-    ACK, CLUSTER_IP, CURL, Change, HTTPBIN, NODE_1, NODE_2, PSH, ROUTED, ROUTED_SERVICE, SECOND, SYN, Step, hooks,
-    ping, tcp, two_nodes, udp,
+    ACK, CLUSTER_IP, CURL, Change, HTTPBIN, NODE_1, NODE_2, PSH, ROUTED, ROUTED_SERVICE, SECOND, SYN, Step,
+    hooks, ping, tcp, two_nodes, two_nodes_with_one_clock, udp,
 };
 
 fn names(steps: &[Step<'_>]) -> Vec<String> {
@@ -143,7 +143,10 @@ fn redirect_peer_explains_the_peer_that_is_passed_by() {
     assert_eq!(out[0].expected_hops, 7);
     assert!(out[0].missing[0].explained);
     assert_eq!(out[0].missing[0].after, 5);
-    assert_eq!(out[0].missing[0].reason, "passed by with bpf_redirect_peer (cil_from_overlay on cilium_vxlan)");
+    assert_eq!(
+        out[0].missing[0].reason,
+        "passed by with bpf_redirect_peer (cil_from_overlay on cilium_vxlan)"
+    );
 
     let same_node: &[Step<'_>] =
         &[("n1/curl:eth0>", &[]), ("n1/vethcurl<", &[]), ("n1/dns:eth0<", &[Change::Ttl])];
@@ -201,7 +204,8 @@ fn a_service_is_joined_both_ways() {
 fn a_translation_that_the_inventory_does_not_know_is_joined_and_noted() {
     let mut world = two_nodes(false, "vxlan");
     world.service("other", ("10.96.0.99", 80), &[]);
-    let out = world.correlate(world.walk(SECOND, &tcp((CURL, 1), ("10.96.0.99", 80), 9, 0, SYN), ROUTED_SERVICE));
+    let out =
+        world.correlate(world.walk(SECOND, &tcp((CURL, 1), ("10.96.0.99", 80), 9, 0, SYN), ROUTED_SERVICE));
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].notes, ["the inventory does not know the DNAT 10.96.0.99:80 -> 10.244.1.246:8080"]);
 }
@@ -233,7 +237,9 @@ fn snat_to_the_node_is_joined_and_the_reply_finds_its_way_back() {
     assert_eq!(out.len(), 2);
     assert_eq!(hooks(&out[0]), names(there));
     assert_eq!(hooks(&out[1]), names(back));
-    assert!(out.iter().all(|t| t.verdict == Verdict::Delivered && t.missing.is_empty() && t.notes.is_empty()));
+    assert!(
+        out.iter().all(|t| t.verdict == Verdict::Delivered && t.missing.is_empty() && t.notes.is_empty())
+    );
 }
 
 #[test]
@@ -273,4 +279,59 @@ fn wireguard_hides_the_wire_and_both_sides_are_still_joined() {
     let out = world.correlate(world.walk(SECOND, &ping(CURL, HTTPBIN, 3), steps));
     assert_eq!(hooks(&out[0]), names(steps));
     assert_eq!((&out[0].verdict, out[0].expected_hops), (&Verdict::Delivered, 6));
+}
+
+#[test]
+fn nodes_of_one_machine_share_a_clock_and_all_legs_are_exact() {
+    let world = two_nodes_with_one_clock("vxlan");
+    let packet = tcp((CURL, 40000), (CLUSTER_IP, 80), 9, 0, SYN);
+    let out = world.correlate(world.walk(SECOND, &packet, ROUTED_SERVICE));
+    assert_eq!(hooks(&out[0]), names(ROUTED_SERVICE));
+    assert_eq!((out[0].expected_hops, out[0].missing.len()), (8, 0));
+    assert!(out[0].legs.iter().all(|leg| leg.latency == Latency::Exact { ns: 1000 }));
+}
+
+#[test]
+fn a_node_port_is_no_end_and_what_nat_makes_of_it_is_joined() {
+    let world = two_nodes(false, "vxlan");
+    let steps: &[Step<'_>] = &[
+        ("n1/curl:eth0>", &[]),
+        ("n1/vethcurl<", &[]),
+        ("n1/vxlan>", &[Change::Ttl, Change::To(HTTPBIN, 8080), Change::From(NODE_1, 1024)]),
+        ("n1/eth0>", &[Change::Encap(1, NODE_1, NODE_2)]),
+        ("n2/eth0<", &[]),
+        ("n2/vxlan<", &[Change::Decap]),
+        ("n2/vethhttp>", &[Change::Ttl]),
+        ("n2/httpbin:eth0<", &[]),
+    ];
+    let out = world.correlate(world.walk(SECOND, &tcp((CURL, 1), (NODE_1, 30080), 9, 0, SYN), steps));
+    assert_eq!(out.len(), 1);
+    assert_eq!(hooks(&out[0]), names(steps));
+    assert_eq!((&out[0].verdict, out[0].missing.len()), (&Verdict::Delivered, 0));
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_own_service() {
+    let mut world = two_nodes(false, "vxlan");
+    world.service("self", ("10.96.0.20", 80), &[(CURL, 8080)]);
+    let steps: &[Step<'_>] = &[
+        ("n1/curl:eth0>", &[]),
+        ("n1/vethcurl<", &[]),
+        ("n1/vethcurl>", &[Change::Ttl, Change::To(CURL, 8080), Change::From(NODE_1, 1024)]),
+        ("n1/curl:eth0<", &[]),
+    ];
+    let out = world.correlate(world.walk(SECOND, &tcp((CURL, 1), ("10.96.0.20", 80), 9, 0, SYN), steps));
+    assert_eq!(hooks(&out[0]), names(steps));
+    assert_eq!((&out[0].verdict, out[0].expected_hops), (&Verdict::Delivered, 4));
+    assert!(out[0].notes.is_empty());
+}
+
+#[test]
+fn a_node_behind_a_bridge_is_reached_at_the_bridge() {
+    let world = two_nodes(true, "flannel.1");
+    let steps: &[Step<'_>] = &[("n1/curl:eth0>", &[]), ("n1/vethcurl<", &[]), ("n1/cni0<", &[])];
+    let out = world.correlate(world.walk(SECOND, &udp((CURL, 1), (NODE_1, 53), 40, 9, 1), steps));
+    assert_eq!((&out[0].verdict, out[0].expected_hops), (&Verdict::Delivered, 3));
+    let out = world.correlate(world.walk(SECOND, &udp((CURL, 1), (NODE_1, 53), 40, 9, 1), &steps[..2]));
+    assert!(matches!(out[0].verdict, Verdict::Lost { .. }));
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::trajectory::correlate::CorrelatorConfig;
 use crate::trajectory::model::Verdict;
+use crate::trajectory::testing::CLUSTER_IP;
 use crate::trajectory::testing::{
     ACK, CURL, HTTPBIN, MS, ROUTED, ROUTED_SERVICE, SECOND, SYN, hooks, ping, run, tcp, two_nodes, udp,
 };
-use crate::trajectory::testing::CLUSTER_IP;
 
 #[test]
 fn a_packet_that_is_not_seen_again_is_lost_after_its_last_hop() {
@@ -97,7 +97,9 @@ fn a_node_without_observation_gives_no_verdict() {
 fn a_packet_first_seen_on_its_way_is_not_called_lost() {
     let world = two_nodes(false, "vxlan");
     let out = world.correlate(world.walk(SECOND, &ping(CURL, HTTPBIN, 1), ROUTED)[4..6].to_vec());
-    assert!(matches!(&out[0].verdict, Verdict::Unknown { reason } if reason.contains("only from eth0 ingress")));
+    assert!(
+        matches!(&out[0].verdict, Verdict::Unknown { reason } if reason.contains("only from eth0 ingress"))
+    );
     assert!(out[0].missing.iter().take(4).all(|hop| hop.before_first));
 }
 
@@ -180,8 +182,7 @@ fn packets_of_others_that_share_an_address_are_counted_and_not_reported() {
 #[test]
 fn memory_is_bounded_and_evictions_are_counted() {
     let world = two_nodes(false, "vxlan");
-    let mut correlator =
-        world.correlator(CorrelatorConfig { max_open: 100, ..CorrelatorConfig::default() });
+    let mut correlator = world.correlator(CorrelatorConfig { max_open: 100, ..CorrelatorConfig::default() });
     for i in 0..10_000 {
         for sighting in world.walk(SECOND, &udp((CURL, 1), (HTTPBIN, 53), 40, 9, i), &ROUTED[..2]) {
             correlator.push(sighting);
