@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Setup { check } => setup::run(check),
-        Command::Demo { topology, arguments } => demo::run(&topology, &arguments),
+        Command::Demo { arguments } => demo::run(&arguments),
         Command::Test(options) => test::run(&options),
         Command::Lint { bless } => lint::run(bless),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
