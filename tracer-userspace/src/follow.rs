@@ -12,6 +12,6 @@
 pub mod local;
 pub mod points;
 pub mod select;
-mod silence;
-mod site;
-mod teller;
+pub mod silence;
+pub mod site;
+pub mod teller;

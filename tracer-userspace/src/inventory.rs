@@ -131,7 +131,8 @@ impl Inventory {
         for key in gone {
             self.remove(Kind::Pod, &key, now_ns);
         }
-        let gone: Vec<Key> = self.slices.keys().filter(|key| !newer.slices.contains_key(*key)).cloned().collect();
+        let gone: Vec<Key> =
+            self.slices.keys().filter(|key| !newer.slices.contains_key(*key)).cloned().collect();
         for key in gone {
             self.remove(Kind::EndpointSlice, &key, now_ns);
         }

@@ -3,5 +3,18 @@
 //! | module | holds |
 //! |---|---|
 //! | [`model`] | the words: observation point, hop, leg, trajectory, verdict |
+//! | [`correlate`] | joins sightings of one packet into a trajectory |
+//! | [`expect`] | which hops a packet should have shown, why one is missing, the verdict |
+//! | [`order`] | the order of hops on one clock and between clocks |
+//! | [`rewrite`] | what NAT may do to a packet, checked against the inventory |
 
+pub mod correlate;
+pub mod expect;
+mod hash;
 pub mod model;
+pub mod order;
+mod recent;
+pub mod rewrite;
+
+#[cfg(test)]
+pub(crate) mod testing;

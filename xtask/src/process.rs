@@ -27,7 +27,15 @@ pub(crate) fn as_root<'a>(
     program: impl AsRef<OsStr>,
     variables: impl IntoIterator<Item = (&'a str, &'a OsStr)>,
 ) -> Command {
-    if is_root() {
+    elevated(is_root(), program.as_ref(), variables)
+}
+
+fn elevated<'a>(
+    is_root: bool,
+    program: &OsStr,
+    variables: impl IntoIterator<Item = (&'a str, &'a OsStr)>,
+) -> Command {
+    if is_root {
         let mut command = Command::new(program);
         command.envs(variables);
         return command;
@@ -54,4 +62,28 @@ pub(crate) fn is_root() -> bool {
 pub(crate) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sudo_is_asked_only_without_root_and_the_variables_pass_it() {
+        let program = OsStr::new("/target/tracer-lab");
+        let variables = [("TRACER_BIN", OsStr::new("/target/tracer"))];
+
+        assert_eq!(shown(&elevated(true, program, variables)), "/target/tracer-lab");
+        assert_eq!(
+            shown(&elevated(false, program, variables)),
+            "sudo env TRACER_BIN=/target/tracer /target/tracer-lab"
+        );
+    }
+
+    #[test]
+    fn a_command_that_fails_is_an_error_that_shows_it() {
+        let error = run(Command::new("sh").args(["-c", "exit 3"])).unwrap_err();
+
+        assert!(error.to_string().starts_with("sh -c exit 3 ended with"), "{error}");
+    }
 }

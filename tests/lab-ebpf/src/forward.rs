@@ -4,10 +4,7 @@ use aya_ebpf::{
     bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_REDIRECT, TC_ACT_SHOT},
     helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_set_tunnel_key},
     macros::map,
-    maps::{
-        HashMap, LpmTrie, LruHashMap,
-        lpm_trie::Key,
-    },
+    maps::{HashMap, LpmTrie, LruHashMap, lpm_trie::Key},
     programs::TcContext,
 };
 use tracer_lab_ebpf::{
@@ -62,7 +59,8 @@ pub fn deliver(ctx: &TcContext, packet: &Packet, stage: Stage) -> Option<i32> {
         }
         decrement_ttl(ctx, packet)?;
     }
-    if ctx.store(0, &endpoint.mac.address, 0).is_err() || ctx.store(6, &endpoint.node_mac.address, 0).is_err() {
+    if ctx.store(0, &endpoint.mac.address, 0).is_err() || ctx.store(6, &endpoint.node_mac.address, 0).is_err()
+    {
         return Some(TC_ACT_SHOT);
     }
     // redirect_peer is for ingress hooks only; cilium_host runs at egress.

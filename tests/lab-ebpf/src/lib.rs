@@ -13,6 +13,8 @@ pub const FAMILY_IPV6: u8 = 2;
 
 /// Cilium's reserved identity of the node itself.
 pub const IDENTITY_HOST: u32 = 1;
+/// Cilium's reserved identity of other nodes.
+pub const IDENTITY_REMOTE_NODE: u32 = 6;
 
 /// Key of `cilium_lxc`: the address of an endpoint on this node.
 #[repr(C)]

@@ -2,14 +2,13 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::maps::PerCpuArray;
 use aya::programs::links::FdLink;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 
-use crate::lab::Node;
 use crate::netns::Netns;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-lab-foreign"));
@@ -66,7 +65,7 @@ enum Link {
 impl ForeignProgram {
     /// The program is named like Cilium's: `cil_from_container` at ingress, `cil_to_container` at egress.
     pub(crate) fn attach(
-        node: &Node,
+        netns: &Netns,
         device: &str,
         direction: Direction,
         foreign: &Foreign,
@@ -75,7 +74,7 @@ impl ForeignProgram {
             ForeignVerdict::Ok => (0i32, [0u32; 4], 0),
             ForeignVerdict::Drop => (2, [0; 4], 0),
             ForeignVerdict::Redirect { destination, device } => {
-                (7, address_words(*destination), node.ifindex(device)?)
+                (7, address_words(*destination), netns.ifindex(device)?)
             }
         };
         let (name, hook) = match direction {
@@ -88,13 +87,11 @@ impl ForeignProgram {
             .override_global("REDIRECT_IFINDEX", &out, true)
             .load(OBJECT)
             .context("cannot load the foreign program")?;
-        let netns = node.netns().clone();
-        let (id, link) = netns
-            .run(|| attach_in_netns(&mut ebpf, name, device, hook, foreign.hook))?
-            .with_context(|| {
-                format!("cannot attach a foreign program to {device} {direction:?} of {}", node.name())
-            })?;
-        Ok(Self { name, id, ebpf, netns, link: Some(link) })
+        let (id, link) =
+            netns.run(|| attach_in_netns(&mut ebpf, name, device, hook, foreign.hook))?.with_context(
+                || format!("cannot attach a foreign program to {device} {direction:?} of {}", netns.name()),
+            )?;
+        Ok(Self { name, id, ebpf, netns: netns.clone(), link: Some(link) })
     }
 
     /// The program's name, at full length.
@@ -156,14 +153,12 @@ fn attach_in_netns(
         ForeignHook::TcxTail => TcAttachOptions::TcxOrder(LinkOrder::last()),
         ForeignHook::Clsact => {
             match tc::qdisc_add_clsact(device) {
-                Ok(()) | Err(TcError::AlreadyAttached) => {}
-                Err(error) => bail!("cannot add clsact: {error}"),
+                Ok(()) => {}
+                // Another program brought it.
+                Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(error) => return Err(error).context("cannot add clsact"),
             }
-            TcAttachOptions::Netlink(NlOptions {
-                priority: 1,
-                handle: TcHandle::new(0, 1),
-                classid: None,
-            })
+            TcAttachOptions::Netlink(NlOptions { priority: 1, handle: TcHandle::new(0, 1), classid: None })
         }
     };
     let id_of_link = program.attach_with_options(device, hook, options)?;

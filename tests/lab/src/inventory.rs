@@ -15,6 +15,24 @@ pub(crate) fn yaml(nodes: &[Node], pods: &[Pod], services: &[Service]) -> String
     out
 }
 
+/// The same with the annotation by which tracer finds a node's or pod's namespace where addresses do not tell it:
+/// two labs on one machine have the same ones.
+pub(crate) fn annotated_yaml(nodes: &[Node], pods: &[Pod], services: &[Service]) -> String {
+    let mut out = yaml(nodes, pods, services);
+    let places = pods.iter().map(|pod| (pod.uid().to_owned(), pod.netns()));
+    let places = places.chain(nodes.iter().map(|node| (uid(&["node", node.name()]), node.netns())));
+    for (uid, netns) in places {
+        // The annotations of an object may stand behind its uid as well as anywhere else in its metadata.
+        let line = format!("    uid: {uid}\n  spec:");
+        let annotated = format!(
+            "    uid: {uid}\n    annotations:\n      tracer.dev/netns: {}\n  spec:",
+            netns.path().display()
+        );
+        out = out.replacen(&line, &annotated, 1);
+    }
+    out
+}
+
 fn write_list(out: &mut String, nodes: &[Node], pods: &[Pod], services: &[Service]) -> fmt::Result {
     out.write_str("apiVersion: v1\nitems:\n")?;
     for pod in pods {
@@ -147,8 +165,7 @@ fn write_endpoint_slice(
     for pod in backends {
         writeln!(
             out,
-            "\
-  - addresses:
+            "  - addresses:
     - {ip}
     conditions:
       ready: true
@@ -169,8 +186,7 @@ fn write_endpoint_slice(
     }
     writeln!(
         out,
-        "\
-  kind: EndpointSlice
+        "  kind: EndpointSlice
   metadata:
     creationTimestamp: \"{CREATED}\"
     labels:

@@ -13,8 +13,8 @@ use crate::inventory;
 use crate::netlink;
 use crate::netns::{self, Netns};
 use crate::plan::{
-    self, LATER_PODS, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, Topology, later_pod, reference_pods,
-    reference_services,
+    self, LATER_PODS, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, Topology, later_pod,
+    reference_pods, reference_services,
 };
 use crate::service;
 use crate::topology::{self, Datapath};
@@ -176,20 +176,26 @@ impl Lab {
         let node = &self.nodes[pod.plan.node];
         self.datapath.remove_pod(node, &pod)?;
         let host_ifindex = pod.plan.host_ifindex;
-        netlink::in_netns(&node.netns, async |link| link.delete_link(host_ifindex).await)
-            .or_else(|error| if device_exists(node, &pod)? { Err(error) } else { Ok(()) })?;
+        // The host side may be gone already: a test deleted the device.
+        if node.netns.ifindex(pod.host_device()).is_ok() {
+            netlink::in_netns(&node.netns, async |link| link.delete_link(host_ifindex).await)?;
+        }
         pod.netns.remove();
         self.apply_services()
     }
 
-    /// Deletes a device of a node (a pod's host side, say) while everything else stays.
+    /// Deletes a device of a node (a pod's host side, say) or of a pod, while everything else stays. `place` is a
+    /// node's name or a pod's `namespace/name`.
     ///
     /// # Errors
-    /// When the node has no such device.
-    pub fn delete_device(&self, node: &str, device: &str) -> Result<()> {
-        let node = self.node(node);
-        let ifindex = node.ifindex(device)?;
-        netlink::in_netns(&node.netns, async |link| link.delete_link(ifindex).await)
+    /// When there is no such device.
+    ///
+    /// # Panics
+    /// When there is no such place.
+    pub fn delete_device(&self, place: &str, device: &str) -> Result<()> {
+        let netns = self.place(place);
+        let ifindex = netns.ifindex(device)?;
+        netlink::in_netns(netns, async |link| link.delete_link(ifindex).await)
     }
 
     /// Adds a Service in namespace default with ClusterIPs 10.96.0.`host` and fd00:10:96::`host` (`host` in
@@ -216,13 +222,15 @@ impl Lab {
         inventory::yaml(&self.nodes, &self.pods, &self.services)
     }
 
-    /// Writes [`Lab::inventory_yaml`] to `inventory.yaml` in `directory` and returns the path.
+    /// Writes [`Lab::inventory_yaml`] to `inventory.yaml` in `directory` and returns the path. Nodes and pods are
+    /// annotated with their namespaces, so that several labs on one machine, which have the same addresses, are
+    /// told apart.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write_inventory(&self, directory: &Path) -> Result<PathBuf> {
         let path = directory.join("inventory.yaml");
-        fs::write(&path, self.inventory_yaml())
+        fs::write(&path, inventory::annotated_yaml(&self.nodes, &self.pods, &self.services))
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
@@ -242,18 +250,29 @@ impl Lab {
         Ok(capture)
     }
 
-    /// Attaches a test's own program to a device of a node, as another tool or CNI would.
+    /// Devices whose tc egress program takes packets away (Cilium's `cilium_host`). A tap sits behind that hook and
+    /// sees nothing there of what a tc program at its head sees; [`Lab::program_runs`] counts them.
+    #[must_use]
+    pub fn devices_redirected_at_egress(&self) -> &'static [&'static str] {
+        if self.topology.is_cilium() { &["cilium_host"] } else { &[] }
+    }
+
+    /// Attaches a test's own program to a device, as another tool or CNI would. `place` is a node's name or a pod's
+    /// `namespace/name`.
     ///
     /// # Errors
     /// When the device does not exist or the kernel refuses the program.
+    ///
+    /// # Panics
+    /// When there is no such place.
     pub fn attach_foreign(
         &self,
-        node: &str,
+        place: &str,
         device: &str,
         direction: Direction,
         foreign: &Foreign,
     ) -> Result<ForeignProgram> {
-        ForeignProgram::attach(&self.node(node), device, direction, foreign)
+        ForeignProgram::attach(self.place(place), device, direction, foreign)
     }
 
     /// How often a stand-in program (`cil_from_container`, `cil_from_host`, `cil_from_overlay`) ran on a node.
@@ -266,6 +285,12 @@ impl Lab {
         self.datapath
             .program_runs(position, program)?
             .with_context(|| format!("topology {} has no program {program}", self.topology))
+    }
+
+    fn place(&self, name: &str) -> &Netns {
+        let nodes = self.nodes.iter().filter(|node| node.name() == name).map(Node::netns);
+        let pods = self.pods.iter().filter(|pod| pod.label() == name).map(Pod::netns);
+        nodes.chain(pods).next().unwrap_or_else(|| panic!("the lab has no node or pod {name}"))
     }
 
     fn start(&mut self, plan: PodPlan) -> Result<Pod> {
@@ -315,15 +340,6 @@ impl Node {
     #[must_use]
     pub fn ipv6(&self) -> Ipv6Addr {
         self.plan.ipv6
-    }
-
-    /// The interface index of a device.
-    ///
-    /// # Errors
-    /// When the node has no such device.
-    pub fn ifindex(&self, device: &str) -> Result<u32> {
-        let found = self.netns.run(|| rustix_ifindex(device))?;
-        found.with_context(|| format!("node {} has no device {device}", self.name()))
     }
 }
 
@@ -405,16 +421,6 @@ impl Pod {
     pub fn host_ifindex(&self) -> u32 {
         self.plan.host_ifindex
     }
-}
-
-/// The host side may be gone already: a test deleted the device.
-fn device_exists(node: &Node, pod: &Pod) -> Result<bool> {
-    Ok(node.netns.run(|| rustix_ifindex(&pod.plan.host_device))?.is_ok())
-}
-
-fn rustix_ifindex(device: &str) -> Result<u32> {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(rustix::net::netdevice::name_to_index(&socket, device)?)
 }
 
 /// A namespace with its loopback up, as a container runtime makes it.

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result};
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, InfoVxlan, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::packet_route::route::{
@@ -231,7 +232,7 @@ impl Netlink {
     }
 
     async fn set(&self, message: LinkMessage, what: &str, ifindex: u32) -> Result<()> {
-        let result = self.handle.link().set(message).execute().await;
+        let result = self.handle.link().change(message).execute().await;
         result.with_context(|| format!("cannot {what} the device with index {ifindex}"))
     }
 
@@ -247,8 +248,12 @@ impl Netlink {
         prefix_len: u8,
     ) -> Result<()> {
         let address = address.into();
-        let result = self.handle.address().add(ifindex, address, prefix_len).execute().await;
-        result
+        let mut request = self.handle.address().add(ifindex, address, prefix_len);
+        // Otherwise an IPv6 address cannot be used before some later work of the kernel's.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        request
+            .execute()
+            .await
             .with_context(|| format!("cannot add {address}/{prefix_len} to the device with index {ifindex}"))
     }
 

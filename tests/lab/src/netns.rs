@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use rustix::mount::UnmountFlags;
+use rustix::fs::FlockOperation;
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 const DIRECTORY: &str = "/run/netns";
@@ -48,7 +50,7 @@ impl Netns {
     /// # Errors
     /// When the caller is not root, or something already has that name.
     pub fn create(name: &str) -> Result<Self> {
-        fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot create {DIRECTORY}"))?;
+        prepare_directory()?;
         let path = Path::new(DIRECTORY).join(name);
         File::options()
             .write(true)
@@ -113,6 +115,17 @@ impl Netns {
         command
     }
 
+    /// The interface index of a device.
+    ///
+    /// # Errors
+    /// When the namespace has no such device.
+    pub fn ifindex(&self, device: &str) -> Result<u32> {
+        let socket = self.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let socket = socket.context("cannot make a socket to ask for a device")?;
+        rustix::net::netdevice::name_to_index(&socket, device)
+            .with_context(|| format!("namespace {} has no device {device}", self.name()))
+    }
+
     /// Writes sysctls, by their path below `/proc/sys`.
     ///
     /// # Errors
@@ -161,6 +174,22 @@ pub(crate) fn sweep() {
             unmount(&entry.path());
         }
     }
+}
+
+/// Makes the directory a shared mount, as `ip netns` does when it finds that it is none. Left to `ip netns`, that
+/// would happen while a lab is up and put a second set of its mounts on top of the first.
+fn prepare_directory() -> Result<()> {
+    fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot create {DIRECTORY}"))?;
+    let directory = File::open(DIRECTORY).with_context(|| format!("cannot open {DIRECTORY}"))?;
+    rustix::fs::flock(&directory, FlockOperation::LockExclusive)
+        .with_context(|| format!("cannot lock {DIRECTORY}"))?;
+    let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+    if rustix::mount::mount_change(DIRECTORY, shared).is_ok() {
+        return Ok(());
+    }
+    rustix::mount::mount_bind_recursive(DIRECTORY, DIRECTORY)
+        .and_then(|()| rustix::mount::mount_change(DIRECTORY, shared))
+        .with_context(|| format!("cannot make {DIRECTORY} a shared mount; the lab must run as root"))
 }
 
 fn mount_new_namespace(path: &Path) -> Result<()> {

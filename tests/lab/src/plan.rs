@@ -31,7 +31,7 @@ impl Topology {
         match self {
             Self::RoutedVxlan => "routed-vxlan",
             Self::BridgeVxlan => "bridge-vxlan",
-            Self::CiliumLegacyRouting => "cilium-legacy-routing",
+            Self::CiliumLegacyRouting => "cilium",
             Self::CiliumHostRouting => "cilium-host-routing",
         }
     }
@@ -346,8 +346,7 @@ impl Service {
 /// The Services that every lab starts with: httpbin (8000 to 80), httpbin-local (8000 to 80) and
 /// kube-dns (53/UDP), each with one pod behind it.
 pub(crate) fn reference_services() -> Vec<Service> {
-    let http =
-        vec![ServicePort { name: "http", protocol: Protocol::Tcp, port: 8000, target_port: 80 }];
+    let http = vec![ServicePort { name: "http", protocol: Protocol::Tcp, port: 8000, target_port: 80 }];
     let dns = vec![ServicePort { name: "dns", protocol: Protocol::Udp, port: 53, target_port: 53 }];
     vec![
         service("default", "httpbin", 0x17, http.clone(), &["httpbin"]),

@@ -19,7 +19,14 @@ const MTU: u32 = 1500;
 pub(crate) fn connect(a: &Node, b: &Node) -> Result<()> {
     let end = |node| {
         let node: &Node = node;
-        End { netns: node.netns(), name: "eth0", ifindex: NIC, mac: node.plan.mac, mtu: MTU, gso_max_segs: Some(1) }
+        End {
+            netns: node.netns(),
+            name: "eth0",
+            ifindex: NIC,
+            mac: node.plan.mac,
+            mtu: MTU,
+            gso_max_segs: Some(1),
+        }
     };
     let (near, far) = (end(a), end(b));
     netlink::in_netns(a.netns(), async |link| link.add_veth(&near, &far).await)?;
@@ -35,10 +42,7 @@ pub(crate) fn connect(a: &Node, b: &Node) -> Result<()> {
             }
             Ok(())
         })?;
-        node.netns().set_sysctls(&[
-            ("net/ipv4/ip_forward", "1"),
-            ("net/ipv6/conf/all/forwarding", "1"),
-        ])?;
+        node.netns().set_sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])?;
     }
     Ok(())
 }

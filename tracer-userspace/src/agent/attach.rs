@@ -75,12 +75,15 @@ pub struct Target {
 struct Held {
     netns: Netns,
     device: String,
+    points: Vec<PointId>,
     hooks: Hooks,
 }
 
 enum Hooks {
     /// Dropping a link detaches it, in whatever namespace its device is.
-    Tcx { _links: Vec<SchedClassifierLink> },
+    Tcx {
+        _links: Vec<SchedClassifierLink>,
+    },
     Clsact(Vec<Filter>),
 }
 
@@ -130,26 +133,26 @@ impl Attacher {
             Hooks::Tcx { .. } => Mechanism::Tcx,
             Hooks::Clsact(_) => Mechanism::Clsact,
         };
+        let mut points = Vec::with_capacity(DIRECTIONS.len());
         for direction in DIRECTIONS {
             let key = PointKey { space, ifindex: target.ifindex, direction };
-            registry.register(key, now_ns, |id| make(id, direction));
+            points.push(registry.register(key, now_ns, |id| make(id, direction)).id);
         }
-        let held = Held { netns: target.netns.clone(), device: target.device.clone(), hooks };
+        let held = Held { netns: target.netns.clone(), device: target.device.clone(), points, hooks };
         self.held.insert((target.netns.id(), target.ifindex), held);
         Ok(mechanism)
     }
 
-    /// Forgets a device that is gone: the kernel has removed its hooks.
-    pub fn forget(&mut self, netns: NetnsId, ifindex: u32) {
-        self.held.remove(&(netns, ifindex));
+    /// Forgets a device that is gone: the kernel has removed its hooks. Gives its points.
+    pub fn forget(&mut self, netns: NetnsId, ifindex: u32) -> Vec<PointId> {
+        self.held.remove(&(netns, ifindex)).map(|held| held.points).unwrap_or_default()
     }
 
     /// Puts filters of ours that another tool got in front of back to the front; gives the devices where that was
     /// necessary. TCX links need nothing: a later one at the head that returns NEXT does no harm, and no one
     /// replaces ours.
     ///
-    /// # Errors
-    /// The first one; the other devices are seen to all the same.
+    /// Second comes what went wrong, in plain sentences.
     pub fn reconcile(&mut self, programs: &mut Programs) -> (Vec<String>, Vec<String>) {
         let mut moved = Vec::new();
         let mut problems = Vec::new();
@@ -251,19 +254,14 @@ fn attach_clsact(programs: &mut Programs, target: &Target) -> Result<(Hooks, u32
 }
 
 /// True if the filter was not the first and is now.
-fn bring_to_front(
-    programs: &mut Programs,
-    netns: &Netns,
-    filter: &mut Filter,
-) -> Result<bool, AttachError> {
+fn bring_to_front(programs: &mut Programs, netns: &Netns, filter: &mut Filter) -> Result<bool, AttachError> {
     if clsact::is_first(netns, filter)? {
         return Ok(false);
     }
     let program = programs.space(netns.id())?.program(filter.direction, filter.ethernet)?;
     // Add before remove: packets may be seen twice for a moment (two records of one program at one point, which the
     // correlator takes for a duplicate), but none passes unseen.
-    let in_front =
-        clsact::add_in_front(netns, filter.ifindex, filter.direction, filter.ethernet, program)?;
+    let in_front = clsact::add_in_front(netns, filter.ifindex, filter.direction, filter.ethernet, program)?;
     clsact::remove(netns, filter)?;
     *filter = in_front;
     Ok(true)

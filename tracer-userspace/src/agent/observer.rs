@@ -120,9 +120,9 @@ impl Observer {
         self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make)
     }
 
-    /// Forgets a device that is gone.
-    pub fn forget(&mut self, netns: NetnsId, ifindex: u32) {
-        self.attacher.forget(netns, ifindex);
+    /// Forgets a device that is gone; gives its points.
+    pub fn forget(&mut self, netns: NetnsId, ifindex: u32) -> Vec<PointId> {
+        self.attacher.forget(netns, ifindex)
     }
 
     /// Puts our legacy filters back to the front where another tool got before them; gives the devices where that

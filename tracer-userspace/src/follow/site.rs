@@ -71,8 +71,7 @@ impl Site {
         let modified = modification_time(&path);
         let inventory = load(&path)?;
         let survey = look(&inventory)?;
-        let mut site =
-            Self { path, modified, names: Names(Rc::new(RefCell::new(inventory))), survey };
+        let mut site = Self { path, modified, names: Names(Rc::new(RefCell::new(inventory))), survey };
         site.learn_node_addresses();
         Ok(site)
     }

@@ -163,11 +163,8 @@ impl Reader {
     }
 
     pub(crate) fn dump(&mut self) -> io::Result<Snapshot> {
-        let mut links: Vec<Link> = self
-            .ask(libc::RTM_GETLINK, &[0; 16], "links")?
-            .iter()
-            .filter_map(Link::decode)
-            .collect();
+        let mut links: Vec<Link> =
+            self.ask(libc::RTM_GETLINK, &[0; 16], "links")?.iter().filter_map(Link::decode).collect();
         links.sort_unstable_by_key(|link| link.ifindex);
         for message in self.ask(libc::RTM_GETADDR, &[0; 8], "addresses")? {
             let Some((ifindex, address)) = decode_address(&message) else { continue };

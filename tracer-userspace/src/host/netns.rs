@@ -187,7 +187,8 @@ fn processes() -> io::Result<Vec<u32>> {
     let explain = |error: io::Error| io::Error::new(error.kind(), format!("cannot list /proc: {error}"));
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").map_err(explain)? {
-        if let Some(process) = entry.map_err(explain)?.file_name().to_str().and_then(|name| name.parse().ok()) {
+        if let Some(process) = entry.map_err(explain)?.file_name().to_str().and_then(|name| name.parse().ok())
+        {
             found.push(process);
         }
     }

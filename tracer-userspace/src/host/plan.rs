@@ -125,7 +125,8 @@ fn plan_node_device(
             return None;
         }
         let interface = pod.interface.as_ref().map_or("", |interface| &*interface.name);
-        let evidence = format!("the other end of {interface} in the pod's network namespace, which {}", pod.evidence);
+        let evidence =
+            format!("the other end of {interface} in the pod's network namespace, which {}", pod.evidence);
         return Some(device(Some(pod), DeviceRole::PodPeer, evidence));
     }
     match classify(node, link) {
@@ -149,10 +150,14 @@ fn classify(node: &LocalNode, link: &Link) -> Use {
     }
     match &*link.kind {
         "bridge" | "openvswitch" => of_kind(DeviceRole::Bridge),
-        "vxlan" | "geneve" | "ipip" | "sit" | "ip6tnl" | "gre" | "gretap" | "ip6gre" | "ip6gretap" | "erspan"
-        | "ip6erspan" | "vti" | "vti6" | "xfrm" | "wireguard" | "bareudp" | "gtp" => of_kind(DeviceRole::Tunnel),
+        "vxlan" | "geneve" | "ipip" | "sit" | "ip6tnl" | "gre" | "gretap" | "ip6gre" | "ip6gretap"
+        | "erspan" | "ip6erspan" | "vti" | "vti6" | "xfrm" | "wireguard" | "bareudp" | "gtp" => {
+            of_kind(DeviceRole::Tunnel)
+        }
         "" => Use::Observe(DeviceRole::Nic, "a hardware device".to_owned()),
-        "bond" | "team" | "vlan" | "macvlan" | "ipvlan" | "macsec" | "ipoib" | "hsr" => of_kind(DeviceRole::Nic),
+        "bond" | "team" | "vlan" | "macvlan" | "ipvlan" | "macsec" | "ipoib" | "hsr" => {
+            of_kind(DeviceRole::Nic)
+        }
         "dummy" | "ifb" | "nlmon" | "vcan" | "vxcan" | "macvtap" | "ipvtap" | "netdevsim" => {
             Use::Skip(format!("no forwarded packet passes a {} device", link.kind))
         }

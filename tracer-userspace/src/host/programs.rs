@@ -186,9 +186,9 @@ fn legacy_filters(
     let mut request = [0; 20];
     request[4..8].copy_from_slice(&ifindex.to_ne_bytes());
     request[12..16].copy_from_slice(&parent.to_ne_bytes());
-    let messages = connection.dump(libc::RTM_GETTFILTER, &request).map_err(|source| {
-        ProgramsError::Filters { ifindex, netns: netns.label().to_owned(), source }
-    })?;
+    let messages = connection
+        .dump(libc::RTM_GETTFILTER, &request)
+        .map_err(|source| ProgramsError::Filters { ifindex, netns: netns.label().to_owned(), source })?;
     let mut programs = Vec::new();
     for message in messages {
         let Some(filter) = Filter::decode(&message) else { continue };

@@ -225,7 +225,10 @@ fn find_node_by_hostname(
             node.name
         )
     } else {
-        format!("node {} is not this machine: no network namespace here has its InternalIP {addresses}", node.name)
+        format!(
+            "node {} is not this machine: no network namespace here has its InternalIP {addresses}",
+            node.name
+        )
     };
     Err((ProblemKind::Elsewhere, sentence))
 }
@@ -306,7 +309,8 @@ fn problem(kind: ProblemKind, entry: &PodEntry, sentence: String) -> Problem {
 fn elsewhere(entry: &PodEntry) -> Problem {
     let name = pod_name(entry);
     if entry.node.is_empty() {
-        let sentence = format!("pod {name} is not scheduled to a node yet ({}): nothing to observe", entry.phase);
+        let sentence =
+            format!("pod {name} is not scheduled to a node yet ({}): nothing to observe", entry.phase);
         return problem(ProblemKind::NotFound, entry, sentence);
     }
     let sentence =
@@ -341,7 +345,10 @@ fn find_pod(
         return match both.as_slice() {
             [(place, link, address)] => Ok((
                 *place,
-                format!("has the pod's IP {address} on {}, and a process with the pod's UID in its cgroup", link.name),
+                format!(
+                    "has the pod's IP {address} on {}, and a process with the pod's UID in its cgroup",
+                    link.name
+                ),
             )),
             _ => Err((
                 ProblemKind::Ambiguous,

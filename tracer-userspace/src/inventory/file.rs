@@ -35,7 +35,7 @@ pub enum InventoryError {
         "{}:{line}:{column}: {object}: {error}\n  the file should be what this prints: {COMMAND}",
         path.display()
     )]
-    Object { path: PathBuf, line: u64, column: u64, object: String, error: ObjectError },
+    Object { path: PathBuf, line: u64, column: u64, object: String, error: Box<ObjectError> },
     #[error(
         "{}: no {missing} in it ({found})\n  the file should be what this prints: {COMMAND}",
         path.display()
@@ -124,7 +124,8 @@ fn documents(text: &str) -> Vec<Document<'_>> {
     let (mut start, mut lines_before) = (0, 0);
     let (mut position, mut line) = (0, 0);
     for part in text.split_inclusive('\n') {
-        let is_marker = part.strip_prefix("---").is_some_and(|rest| rest.trim_start() != rest || rest.is_empty());
+        let is_marker =
+            part.strip_prefix("---").is_some_and(|rest| rest.trim_start() != rest || rest.is_empty());
         if is_marker && position > start {
             found.push(Document { text: &text[start..position], lines_before });
             (start, lines_before) = (position, line);
@@ -200,14 +201,17 @@ fn read_document(
     document: &Document<'_>,
     inventory: &mut Inventory,
 ) -> Result<(), InventoryError> {
-    let outline: Spanned<Outline> = with_yaml(document.text, |deserializer| Spanned::deserialize(deserializer))
-        .map_err(|error| json_error(path, document).unwrap_or_else(|| format_error(path, document, &[], &error)))?;
+    let outline: Spanned<Outline> =
+        with_yaml(document.text, |deserializer| Spanned::deserialize(deserializer)).map_err(|error| {
+            json_error(path, document).unwrap_or_else(|| format_error(path, document, &[], &error))
+        })?;
     let nameless = match &outline.value.items {
         Some(items) => items.iter().find(|item| item.value.kind.is_none() && !outline.value.is_typed_list()),
         None => None,
     };
     let nameless = nameless.map(|item| item.referenced);
-    let nothing = (outline.value.items.is_none() && outline.value.kind.is_none()).then_some(outline.referenced);
+    let nothing =
+        (outline.value.items.is_none() && outline.value.kind.is_none()).then_some(outline.referenced);
     if let Some(location) = nameless.or(nothing) {
         return Err(json_error(path, document).unwrap_or_else(|| InventoryError::Format {
             path: path.to_owned(),
@@ -220,7 +224,11 @@ fn read_document(
     let (places, is_list) = places(&outline, inventory);
     let kinds: Vec<Option<Kind>> = places.iter().map(|place| place.kind).collect();
     let objects = with_yaml(document.text, |deserializer| {
-        if is_list { ListSeed(&kinds).deserialize(deserializer) } else { ItemsSeed::one(&kinds, deserializer) }
+        if is_list {
+            ListSeed(&kinds).deserialize(deserializer)
+        } else {
+            ItemsSeed::one(&kinds, deserializer)
+        }
     })
     .map_err(|error| format_error(path, document, &places, &error))?;
     for (index, object) in objects.into_iter().enumerate() {
@@ -319,7 +327,12 @@ fn format_error(
 
 /// The position of the offending value if it can be found in the object, else that of the object, which is the
 /// first of `places`.
-fn object_error(path: &Path, document: &Document<'_>, places: &[Place], error: ObjectError) -> InventoryError {
+fn object_error(
+    path: &Path,
+    document: &Document<'_>,
+    places: &[Place],
+    error: ObjectError,
+) -> InventoryError {
     let place = &places[0];
     let (mut line, mut column) = (place.line, place.column);
     let end = places.get(1).and_then(|next| next.start).unwrap_or(document.text.len());
@@ -336,7 +349,7 @@ fn object_error(path: &Path, document: &Document<'_>, places: &[Place], error: O
         line: document.lines_before + line,
         column,
         object: place.label.clone(),
-        error,
+        error: Box::new(error),
     }
 }
 

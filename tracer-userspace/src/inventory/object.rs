@@ -272,10 +272,9 @@ impl ServiceEntry {
 
     pub(crate) fn read(object: &Service) -> Result<Self, ObjectError> {
         let metadata = &object.metadata;
-        let spec = object
-            .spec
-            .as_ref()
-            .ok_or_else(|| ObjectError::missing("spec", "every Service that the API server returns has one"))?;
+        let spec = object.spec.as_ref().ok_or_else(|| {
+            ObjectError::missing("spec", "every Service that the API server returns has one")
+        })?;
         let headless = spec.cluster_ip.as_deref() == Some("None");
         let (mut cluster, mut other) = (Vec::new(), Vec::new());
         for (index, ip) in spec.cluster_ips.iter().flatten().enumerate() {
@@ -371,7 +370,11 @@ impl SliceEntry {
 
 /// `kubectl apply` puts an object without a namespace into "default"; so does the inventory.
 fn namespace(metadata: &ObjectMeta) -> String {
-    metadata.namespace.clone().filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".to_owned())
+    metadata
+        .namespace
+        .clone()
+        .filter(|namespace| !namespace.is_empty())
+        .unwrap_or_else(|| "default".to_owned())
 }
 
 fn name(metadata: &ObjectMeta) -> Result<String, ObjectError> {
@@ -394,11 +397,7 @@ fn lookup<'a>(map: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'
     map?.get(key).map(String::as_str).filter(|value| !value.is_empty())
 }
 
-fn push_address(
-    into: &mut Vec<IpAddr>,
-    field: impl Fn() -> String,
-    text: &str,
-) -> Result<(), ObjectError> {
+fn push_address(into: &mut Vec<IpAddr>, field: impl Fn() -> String, text: &str) -> Result<(), ObjectError> {
     // Go writes an address that is not known yet as an empty string.
     if text.is_empty() {
         return Ok(());

@@ -44,6 +44,26 @@ pub trait Directory {
     fn is_service_translation(&self, protocol: u8, from: (IpAddr, u16), to: (IpAddr, u16)) -> bool;
 }
 
+impl<T: Directory + ?Sized> Directory for &T {
+    fn owner(&self, address: IpAddr, at_ns: u64) -> Owner {
+        (**self).owner(address, at_ns)
+    }
+
+    fn is_service_translation(&self, protocol: u8, from: (IpAddr, u16), to: (IpAddr, u16)) -> bool {
+        (**self).is_service_translation(protocol, from, to)
+    }
+}
+
+impl<T: Directory + ?Sized> Directory for Arc<T> {
+    fn owner(&self, address: IpAddr, at_ns: u64) -> Owner {
+        (**self).owner(address, at_ns)
+    }
+
+    fn is_service_translation(&self, protocol: u8, from: (IpAddr, u16), to: (IpAddr, u16)) -> bool {
+        (**self).is_service_translation(protocol, from, to)
+    }
+}
+
 /// Which way a packet passed a device, as the kernel says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -192,6 +212,8 @@ pub struct Hop {
 pub struct MissingHop {
     /// The hop's place: it should have come after `hops[after]`.
     pub after: usize,
+    /// Its place is before the first hop instead; `after` is 0 then.
+    pub before_first: bool,
     /// Device (or what is known of it) and direction, for people.
     pub point: String,
     pub reason: String,
@@ -233,4 +255,7 @@ pub struct Trajectory {
     pub retransmission_of: Option<u64>,
     /// More than one reading of the records is possible (identical packets), and why.
     pub ambiguous: Option<String>,
+    /// What a reader should know to judge the joining: a rewrite that the inventory does not know, a packet
+    /// that was merged with others on its way.
+    pub notes: Vec<String>,
 }

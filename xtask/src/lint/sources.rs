@@ -118,10 +118,15 @@ fn named_roots(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.filter(|path| path.ends_with(".rs")).map(|path| dir.join(path)).collect())
 }
 
-/// Crate roots that cargo finds by itself.
+/// Crate roots that cargo finds by itself: the usual files, and `NAME.rs` or `NAME/main.rs` in the usual directories.
 fn is_usual_root(dir: &Path, file: &Path) -> bool {
+    let is_root_dir = |parent: Option<&Path>| {
+        parent.is_some_and(|parent| ROOT_DIRS.iter().any(|roots| parent == dir.join(roots)))
+    };
+    let parent = file.parent();
     ROOT_FILES.iter().any(|root| file == dir.join(root))
-        || file.parent().is_some_and(|parent| ROOT_DIRS.iter().any(|roots| parent == dir.join(roots)))
+        || is_root_dir(parent)
+        || (file.ends_with("main.rs") && is_root_dir(parent.and_then(Path::parent)))
 }
 
 /// The name in a line `mod name;`, with or without visibility.
@@ -163,6 +168,8 @@ mod tests {
             ("src/b.rs", "mod tests {\n    use super::*;\n}\n"),
             ("src/bin/tool.rs", ""),
             ("src/odd.rs", ""),
+            ("tests/suite/main.rs", "mod laws;\n"),
+            ("tests/suite/laws.rs", ""),
             ("tests/whole.rs", "mod support;\n"),
             ("tests/support/net.rs", ""),
             ("tests/support.rs", "pub mod net;\n"),

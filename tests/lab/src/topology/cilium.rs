@@ -13,8 +13,9 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use tracer_lab_ebpf::{
-    Endpoint, EndpointKey, FAMILY_IPV4, FAMILY_IPV6, IPCACHE_STATIC_BITS, IpcacheEntry, IpcacheKey, Mac as MapMac,
-    RUNS_FROM_CONTAINER, RUNS_FROM_HOST, RUNS_FROM_OVERLAY,
+    Endpoint, EndpointKey, FAMILY_IPV4, FAMILY_IPV6, IDENTITY_HOST, IDENTITY_REMOTE_NODE,
+    IPCACHE_STATIC_BITS, IpcacheEntry, IpcacheKey, Mac as MapMac, RUNS_FROM_CONTAINER, RUNS_FROM_HOST,
+    RUNS_FROM_OVERLAY,
 };
 
 use super::{Datapath, OVERLAY_MTU, TUNNEL, add_pod_veth};
@@ -62,6 +63,11 @@ impl Cilium {
                 let mut programs = Programs::load(node, routing)?;
                 programs.attach(node.netns(), "cil_from_host", CILIUM_HOST, TcAttachType::Egress)?;
                 programs.attach(node.netns(), "cil_from_overlay", TUNNEL, TcAttachType::Ingress)?;
+                for other in nodes {
+                    let identity = if programs.is_on(other) { IDENTITY_HOST } else { IDENTITY_REMOTE_NODE };
+                    let gateways = [other.plan.gateway.into(), other.plan.gateway_ipv6().into()];
+                    programs.add_identity(other, gateways, identity)?;
+                }
                 Ok(programs)
             })
             .collect::<Result<_>>()?;
@@ -86,12 +92,12 @@ impl Datapath for Cilium {
             link.add_proxy(plan.host_ifindex, node.plan.gateway_ipv6()).await
         })?;
         for programs in &mut self.nodes {
-            if programs.node == node.name() {
+            if programs.is_on(node) {
                 programs.add_endpoint(pod)?;
                 let hook = TcAttachType::Ingress;
                 programs.attach(node.netns(), "cil_from_container", plan.host_ifindex, hook)?;
             }
-            programs.add_identity(node, pod)?;
+            programs.add_identity(node, pod.ips(), IDENTITY)?;
         }
         netlink::in_netns(pod.netns(), async |link| {
             let eth0 = plan.ifindex;
@@ -111,7 +117,7 @@ impl Datapath for Cilium {
 
     fn remove_pod(&mut self, node: &Node, pod: &Pod) -> Result<()> {
         for programs in &mut self.nodes {
-            if programs.node == node.name() {
+            if programs.is_on(node) {
                 programs.remove_endpoint(pod)?;
             }
             programs.remove_identity(pod)?;
@@ -138,8 +144,7 @@ fn add_devices(node: &Node, nodes: &[Node]) -> Result<()> {
     let netns = node.netns();
     let mac = |end| Mac([0x5a, 0xc1, 0x11, 0x00, node.plan.number, end]);
     let end = |name, ifindex, mac| End { netns, name, ifindex, mac, mtu: DEVICE_MTU, gso_max_segs: None };
-    let (host, net) =
-        (end("cilium_host", CILIUM_HOST, mac(1)), end("cilium_net", CILIUM_NET, mac(2)));
+    let (host, net) = (end("cilium_host", CILIUM_HOST, mac(1)), end("cilium_net", CILIUM_NET, mac(2)));
     netlink::in_netns(netns, async |link| {
         link.add_veth(&host, &net).await?;
         link.add_vxlan(&Vxlan {
@@ -176,16 +181,16 @@ impl Programs {
             .override_global("HOST_ROUTING", &u32::from(routing == Routing::Bpf), true)
             .load(OBJECT)
             .context("cannot load the stand-ins for Cilium's programs")?;
-        let mut programs = Self {
-            node: node.name().to_owned(),
-            ebpf,
-            links: Vec::new(),
-        };
+        let mut programs = Self { node: node.name().to_owned(), ebpf, links: Vec::new() };
         for (name, program) in programs.ebpf.programs_mut() {
             let program: &mut SchedClassifier = program.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
         }
         Ok(programs)
+    }
+
+    fn is_on(&self, node: &Node) -> bool {
+        self.node == node.name()
     }
 
     /// Attaches a program at the tail of a TCX hook, where Cilium attaches.
@@ -241,17 +246,12 @@ impl Programs {
         Ok(())
     }
 
-    fn add_identity(&mut self, node: &Node, pod: &Pod) -> Result<()> {
-        let here = self.node == node.name();
-        let entry = IpcacheEntry {
-            sec_identity: IDENTITY,
-            tunnel_endpoint: if here { 0 } else { u32::from(node.ipv4()).to_be() },
-            node_id: 0,
-            key: 0,
-            flags: 0,
-        };
+    /// Notes who has the addresses, and that they are behind `node` unless that is this one.
+    fn add_identity(&mut self, node: &Node, ips: [IpAddr; 2], sec_identity: u32) -> Result<()> {
+        let tunnel_endpoint = if self.is_on(node) { 0 } else { u32::from(node.ipv4()).to_be() };
+        let entry = IpcacheEntry { sec_identity, tunnel_endpoint, node_id: 0, key: 0, flags: 0 };
         let mut ipcache = self.ipcache()?;
-        for ip in pod.ips() {
+        for ip in ips {
             ipcache
                 .insert(&ipcache_key(ip), IpcacheMapValue(entry), 0)
                 .with_context(|| format!("cannot add {ip} to cilium_ipcache"))?;
@@ -310,10 +310,7 @@ fn endpoint_key(ip: IpAddr) -> EndpointKey {
 
 fn ipcache_key(ip: IpAddr) -> Key<IpcacheMapKey> {
     let (family, address, bits) = map_address(ip);
-    Key::new(
-        IPCACHE_STATIC_BITS + bits,
-        IpcacheMapKey(IpcacheKey { cluster_id: 0, pad: 0, family, address }),
-    )
+    Key::new(IPCACHE_STATIC_BITS + bits, IpcacheMapKey(IpcacheKey { cluster_id: 0, pad: 0, family, address }))
 }
 
 /// Family, address words in network order, and length in bits.

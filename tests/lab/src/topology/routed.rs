@@ -33,9 +33,12 @@ impl Datapath for Routed {
             (&format!("net/ipv4/conf/{device}/proxy_arp"), "1"),
             // Otherwise the answer is held back for up to 0.8 s.
             (&format!("net/ipv4/neigh/{device}/proxy_delay"), "0"),
+            // The kernel would give the same address, but some time later.
+            (&format!("net/ipv6/conf/{device}/addr_gen_mode"), "1"),
         ])?;
         netlink::in_netns(node.netns(), async |link| {
             link.set_up(plan.host_ifindex).await?;
+            link.add_address(plan.host_ifindex, GATEWAY_IPV6, 64).await?;
             link.add_route(Route::to(plan.ipv4, 32, plan.host_ifindex)).await?;
             link.add_route(Route::to(plan.ipv6, 128, plan.host_ifindex)).await
         })?;

@@ -192,7 +192,10 @@ fn answer(stream: &TcpStream, request: &Request, received: u64, peer: SocketAddr
             write_answer(stream, status.parse().unwrap_or(500), "text/plain", b"")
         }
         ("POST", "post", None) => {
-            let body = format!("{{\n  \"origin\": \"{}\",\n  \"received\": {received}\n}}\n", peer.ip().to_canonical());
+            let body = format!(
+                "{{\n  \"origin\": \"{}\",\n  \"received\": {received}\n}}\n",
+                peer.ip().to_canonical()
+            );
             write_answer(stream, 200, "application/json", body.as_bytes())
         }
         _ => write_answer(stream, 404, "text/plain", b"not found\n"),

@@ -50,7 +50,11 @@ pub enum ClsactError {
         "cannot add our {direction:?} filter at priority 1: {source} (is there a filter of another kind at that priority? \
          see: tc filter show dev DEVICE ingress; tc filter show dev DEVICE egress)"
     )]
-    Add { direction: Direction, #[source] source: std::io::Error },
+    Add {
+        direction: Direction,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("all handles that tracer uses are taken on this hook ({HANDLES} from {FIRST_HANDLE:#x} on)")]
     NoHandle,
     #[error("cannot list the filters of the device: {0}")]
@@ -148,9 +152,8 @@ pub fn remove(netns: &Netns, filter: &Filter) -> Result<(), ClsactError> {
         Err(ClsactError::List(error)) if is_gone(&error) => return Ok(()),
         result => result?,
     };
-    let ours = |candidate: &&Listed| {
-        candidate.handle == filter.handle && candidate.program_id == filter.program_id
-    };
+    let ours =
+        |candidate: &&Listed| candidate.handle == filter.handle && candidate.program_id == filter.program_id;
     match listed.iter().find(ours) {
         Some(found) => remove_listed(netns, filter.ifindex, filter.direction, found),
         None => Ok(()),

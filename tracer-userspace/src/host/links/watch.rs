@@ -82,8 +82,10 @@ impl Watcher {
     /// Waits for the kernel, or for another try; `false` when it is time to stop.
     fn wait(&self) -> bool {
         let timeout = self.missed.then(|| Timespec::try_from(RETRY).ok()).flatten();
-        let mut fds =
-            [PollFd::new(&self.stop, PollFlags::IN), PollFd::from_borrowed_fd(self.connection.as_fd(), PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(&self.stop, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.connection.as_fd(), PollFlags::IN),
+        ];
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => fds[0].revents().is_empty(),
             Err(error) => error == rustix::io::Errno::INTR,

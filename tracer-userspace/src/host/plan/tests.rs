@@ -77,7 +77,11 @@ fn survey() -> Survey {
         addresses: vec![address("10.135.0.11")],
         evidence: String::new(),
     };
-    Survey { nodes: vec![node], pods: vec![local_pod("curl", 11), local_pod("other", 12)], problems: Vec::new() }
+    Survey {
+        nodes: vec![node],
+        pods: vec![local_pod("curl", 11), local_pod("other", 12)],
+        problems: Vec::new(),
+    }
 }
 
 fn names(planned: &[PlannedDevice]) -> Vec<(&str, DeviceRole)> {
@@ -119,7 +123,11 @@ fn a_follow_observes_shared_devices_and_those_of_its_own_pods_only() {
 fn everything_includes_all_pods_and_all_devices_also_the_useless_ones() {
     let of_all_pods = plan_points(&survey(), &Scope::everything());
     assert!(names(&of_all_pods).contains(&("lxcother", DeviceRole::PodPeer)));
-    assert!(!names(&of_all_pods).iter().any(|(name, _)| matches!(*name, "lo" | "kube-ipvs0" | "ens6" | "lxc_health")));
+    assert!(
+        !names(&of_all_pods)
+            .iter()
+            .any(|(name, _)| matches!(*name, "lo" | "kube-ipvs0" | "ens6" | "lxc_health"))
+    );
 
     let of_all_devices = plan_points(&survey(), &Scope { all_devices: true, ..Scope::everything() });
     assert_eq!(of_all_devices.len(), 15 + 2);

@@ -179,8 +179,7 @@ pub(super) fn btf(id: u32) -> io::Result<Vec<u8>> {
         return Err(io::Error::other(format!("BTF {id} of {} bytes is too large", info.btf_size)));
     }
     let mut bytes = vec![0; info.btf_size as usize];
-    let mut asked =
-        BtfInfo { btf: bytes.as_mut_ptr() as u64, btf_size: info.btf_size, ..BtfInfo::default() };
+    let mut asked = BtfInfo { btf: bytes.as_mut_ptr() as u64, btf_size: info.btf_size, ..BtfInfo::default() };
     // SAFETY: the kernel writes at most `btf_size` bytes to `btf`, which has that many; the name's pointer is null.
     unsafe { object_info(object.as_raw_fd(), &mut asked) }?;
     Ok(bytes)
@@ -213,7 +212,6 @@ unsafe fn object_info<T>(fd: RawFd, info: &mut T) -> io::Result<()> {
 /// read or write.
 unsafe fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the pointer and the size describe `attr`; for the rest the caller vouches.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

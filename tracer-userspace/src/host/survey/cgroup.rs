@@ -7,7 +7,10 @@ const UID_LENGTH: usize = 36;
 /// UID behind it: `/kubepods/burstable/pod<uid>/<container>` (cgroupfs driver) and
 /// `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<uid with _>.slice/...` (systemd driver).
 pub(super) fn pod_uid(text: &str) -> Option<String> {
-    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/')).find_map(uid_in)
+    text.lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .flat_map(|path| path.split('/'))
+        .find_map(uid_in)
 }
 
 fn uid_in(part: &str) -> Option<String> {
@@ -32,12 +35,16 @@ mod tests {
     fn the_uid_is_found_in_every_form_of_the_path() {
         let systemd = UID.replace('-', "_");
         for text in [
-            format!("0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{systemd}.slice/cri-containerd-ab.scope\n"),
+            format!(
+                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{systemd}.slice/cri-containerd-ab.scope\n"
+            ),
             format!("0::/kubepods.slice/kubepods-pod{systemd}.slice/cri-containerd-ab.scope"),
             format!("0::/kubepods/besteffort/pod{UID}/0123\n"),
             format!("12:cpuset:/\n11:memory:/kubepods/pod{UID}/0123\n0::/\n"),
             format!("0::/system.slice/docker.service/kubepods/burstable/pod{UID}\n"),
-            format!("1:name=systemd:/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{systemd}.slice/x\n"),
+            format!(
+                "1:name=systemd:/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{systemd}.slice/x\n"
+            ),
         ] {
             assert_eq!(pod_uid(&text).as_deref(), Some(UID), "{text}");
         }

@@ -133,9 +133,7 @@ fn what_kubectl_prints_as_json_is_understood() {
     assert_is_the_cluster(&read(&serde_json::to_string_pretty(&value).unwrap()).unwrap());
     assert_is_the_cluster(&read(&serde_json::to_string(&value).unwrap()).unwrap());
     // `jq --tab` indents with tabs.
-    assert_is_the_cluster(
-        &read(&serde_json::to_string_pretty(&value).unwrap().replace("  ", "\t")).unwrap(),
-    );
+    assert_is_the_cluster(&read(&serde_json::to_string_pretty(&value).unwrap().replace("  ", "\t")).unwrap());
 }
 
 #[test]
@@ -214,7 +212,9 @@ fn lines_are_counted_through_all_documents() {
 
     let line = 2 + CLUSTER.lines().count();
     assert!(
-        message.starts_with(&format!("cluster.yaml:{line}:1: Pod late: status: missing; this looks like a manifest")),
+        message.starts_with(&format!(
+            "cluster.yaml:{line}:1: Pod late: status: missing; this looks like a manifest"
+        )),
         "{message}"
     );
 }
@@ -243,14 +243,18 @@ fn an_inventory_without_pods_or_nodes_says_what_it_has() {
 
     let message = read(&services).unwrap_err();
 
-    assert!(message.starts_with("cluster.yaml: no pods and no nodes in it (0 pods, 0 nodes, 1 Services"), "{message}");
+    assert!(
+        message.starts_with("cluster.yaml: no pods and no nodes in it (0 pods, 0 nodes, 1 Services"),
+        "{message}"
+    );
     assert!(message.contains("1 of kind Pet, not used"), "{message}");
     assert!(read("").unwrap_err().contains("no pods and no nodes"));
 }
 
 #[test]
 fn text_that_is_no_kubernetes_object_is_refused() {
-    for text in ["a: 1\n", "- a\n- b\n", "just words\n", "kind: List\nitems: 5\n", "kind: List\nitems: [5]\n"] {
+    for text in ["a: 1\n", "- a\n- b\n", "just words\n", "kind: List\nitems: 5\n", "kind: List\nitems: [5]\n"]
+    {
         let message = read(text).unwrap_err();
         assert!(message.starts_with("cluster.yaml:"), "{text:?}: {message}");
         assert!(message.contains("kubectl get"), "{text:?}: {message}");
@@ -262,5 +266,8 @@ fn a_file_that_cannot_be_read_names_itself_and_the_cause() {
     let error = load(Path::new("/does/not/exist.yaml")).unwrap_err();
 
     assert!(matches!(error, InventoryError::Read { .. }));
-    assert!(error.to_string().starts_with("cannot read the inventory /does/not/exist.yaml: No such file"), "{error}");
+    assert!(
+        error.to_string().starts_with("cannot read the inventory /does/not/exist.yaml: No such file"),
+        "{error}"
+    );
 }

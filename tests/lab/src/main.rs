@@ -1,0 +1,279 @@
+//! `tracer-lab`: the lab for people. `demo` shows tracer at work in it, `up` keeps it for your own experiments.
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use lexopt::Arg::{Long, Short, Value};
+use lexopt::ValueExt as _;
+use tracer_lab::{Lab, Topology};
+
+const USAGE: &str = "\
+usage: tracer-lab demo [--topology NAME] [--service] [--ipv6] [-- ARGUMENT...]
+       tracer-lab up [--topology NAME]
+
+  demo   Two nodes and their pods as network namespaces; a real curl goes from pod curl to pod httpbin on the other
+         node while `tracer follow` tells each packet's way. --service: through the Service httpbin; --ipv6: over IPv6.
+         What is behind -- goes to `tracer follow`. The program is TRACER_BIN, or the tracer beside this one.
+  up     The same lab, with a web server in httpbin, until Enter is pressed: for experiments of your own.
+
+topologies: ";
+
+/// The last packets of a connection may come this long after curl has ended.
+const QUIET: Duration = Duration::from_millis(800);
+/// A follow that says nothing for this long before it is ready has failed.
+const STARTUP: Duration = Duration::from_secs(60);
+
+enum Task {
+    Help,
+    Demo { topology: Topology, service: bool, ipv6: bool, arguments: Vec<OsString> },
+    Up { topology: Topology },
+}
+
+fn main() -> ExitCode {
+    let task = match parse(lexopt::Parser::from_env()) {
+        Ok(task) => task,
+        Err(error) => {
+            eprintln!("error: {error}\n\n{}", usage());
+            return ExitCode::from(2);
+        }
+    };
+    let result = match task {
+        Task::Help => {
+            println!("{}", usage());
+            Ok(())
+        }
+        Task::Demo { topology, service, ipv6, arguments } => demo(topology, service, ipv6, &arguments),
+        Task::Up { topology } => up(topology),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn usage() -> String {
+    format!("{USAGE}{}", Topology::ALL.map(Topology::name).join(", "))
+}
+
+fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
+    let command = match parser.next()? {
+        Some(Value(command)) => command.string()?,
+        Some(Long("help") | Short('h')) | None => return Ok(Task::Help),
+        Some(other) => return Err(other.unexpected()),
+    };
+    let mut topology = Topology::RoutedVxlan;
+    let (mut service, mut ipv6) = (false, false);
+    let mut arguments = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("topology") => topology = topology_named(&parser.value()?.string()?)?,
+            Long("service") if command == "demo" => service = true,
+            Long("ipv6") if command == "demo" => ipv6 = true,
+            Long("help") | Short('h') => return Ok(Task::Help),
+            Value(first) if command == "demo" => {
+                arguments.push(first);
+                arguments.extend(parser.raw_args()?);
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    match command.as_str() {
+        "demo" => Ok(Task::Demo { topology, service, ipv6, arguments }),
+        "up" => Ok(Task::Up { topology }),
+        other => Err(format!("no such command: {other}").into()),
+    }
+}
+
+fn topology_named(name: &str) -> Result<Topology, lexopt::Error> {
+    Topology::ALL
+        .into_iter()
+        .find(|topology| topology.name() == name)
+        .ok_or_else(|| format!("no such topology: {name}").into())
+}
+
+fn demo(topology: Topology, service: bool, ipv6: bool, arguments: &[OsString]) -> Result<()> {
+    let tracer = tracer_program()?;
+    let lab = Lab::build(topology)?;
+    let (client, server) = (lab.pod("curl"), lab.pod("httpbin"));
+    let _web = server.serve_http(80)?;
+    let directory = PrivateDirectory::create()?;
+    let inventory = lab.write_inventory(directory.path())?;
+    let family = usize::from(ipv6);
+    let (target, address) = if service {
+        let service = lab.service("httpbin");
+        let port = service.ports.first().context("the lab's Service has no port")?.port;
+        ("svc/httpbin", SocketAddr::new(service.cluster_ips()[family], port))
+    } else {
+        ("httpbin", SocketAddr::new(server.ips()[family], 80))
+    };
+    let url = format!("http://{address}/");
+
+    println!("$ tracer follow --local --inventory cluster.yaml --pod curl --to {target}");
+    let mut follow = Command::new(&tracer);
+    follow.args(["follow", "--local", "--pod", "curl", "--to", target, "--inventory"]);
+    let mut follow = Follow::start(follow.arg(&inventory).args(arguments))?;
+    follow.until_ready()?;
+    println!("$ kubectl exec curl -- curl {url}\n");
+    let answer = client.curl(&url)?;
+    follow.until_quiet();
+    follow.end()?;
+    println!("\ncurl got HTTP {} with {} bytes.", answer.status, answer.body.len());
+    Ok(())
+}
+
+fn up(topology: Topology) -> Result<()> {
+    let lab = Lab::build(topology)?;
+    let _web = lab.pod("httpbin").serve_http(80)?;
+    let directory = PrivateDirectory::create()?;
+    let inventory = lab.write_inventory(directory.path())?;
+    println!("topology {}, inventory {}", topology.name(), inventory.display());
+    for node in lab.nodes() {
+        println!("  node {:<16} {}", node.name(), node.netns().path().display());
+    }
+    for pod in lab.pods() {
+        println!("  pod  {:<16} {}  {}", pod.name(), pod.netns().path().display(), pod.ipv4());
+    }
+    println!(
+        "try:\n  tracer follow --local --inventory {} --pod curl --to httpbin\n  ip netns exec {} curl http://{}/\n\
+         Enter ends it.",
+        inventory.display(),
+        lab.pod("curl").netns().name(),
+        lab.pod("httpbin").ipv4(),
+    );
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).context("cannot read from the terminal")?;
+    Ok(())
+}
+
+fn tracer_program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TRACER_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let beside = std::env::current_exe()?.with_file_name("tracer");
+    if beside.exists() {
+        return Ok(beside);
+    }
+    bail!(
+        "there is no {} (build it: cargo build --release -p tracer), and TRACER_BIN names no other",
+        beside.display()
+    )
+}
+
+/// `tracer follow` as a child whose lines we pass on, so that we see when it has said all.
+struct Follow {
+    child: Child,
+    /// Told lines and, from the second thread, notices.
+    lines: Receiver<Line>,
+}
+
+enum Line {
+    Told,
+    Notice(String),
+}
+
+impl Follow {
+    fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        let (sender, lines) = channel();
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (Some(stdout), Some(stderr)) = (stdout, stderr) else { bail!("the child has no output") };
+        let notices = sender.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                println!("{line}");
+                if sender.send(Line::Told).is_err() {
+                    return;
+                }
+            }
+        });
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                if notices.send(Line::Notice(line)).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, lines })
+    }
+
+    /// Waits until it says that it follows.
+    fn until_ready(&mut self) -> Result<()> {
+        loop {
+            match self.lines.recv_timeout(STARTUP) {
+                Ok(Line::Notice(text)) if text.starts_with("following ") => return Ok(()),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => bail!("tracer follow is not ready after {STARTUP:?}"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("tracer follow has ended: {}", self.child.wait()?)
+                }
+            }
+        }
+    }
+
+    fn until_quiet(&self) {
+        while self.lines.recv_timeout(QUIET).is_ok() {}
+    }
+
+    /// Ends it like Ctrl-C, which makes it print its summary.
+    fn end(&mut self) -> Result<()> {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, rustix::process::Signal::INT)?;
+        // Both threads end with its output.
+        while self.lines.recv().is_ok() {}
+        let status = self.child.wait()?;
+        std::io::stdout().flush()?;
+        if !status.success() {
+            bail!("tracer follow ended with {status}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        // After an error only: it has ended otherwise.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// A directory that nobody else can write to, removed at the end.
+struct PrivateDirectory(PathBuf);
+
+impl PrivateDirectory {
+    fn create() -> Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let path = std::env::temp_dir().join(format!("tracer-lab-{}", std::process::id()));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for PrivateDirectory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,78 @@
+//! `tracer points`: what a follow would observe and who else is on those hooks. Attaches nothing.
+
+use std::collections::HashMap;
+use std::io::{self, BufWriter, Write as _};
+
+use super::local::{check_preflight, resolve};
+use super::site::Site;
+use crate::app::{Failure, notice};
+use crate::cli::{Format, PointsArgs, SelectionArgs};
+use crate::host::netns::NetnsId;
+use crate::host::plan::{PlannedDevice, Scope, plan_points};
+use crate::host::programs::{self, DevicePrograms};
+use crate::output::points::{Attachment, DEFAULT_WIDTH, PointRow, write_json, write_text};
+use crate::trajectory::model::Direction;
+
+/// Prints the points of a follow, or of all pods on this machine.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(args: &PointsArgs) -> Result<(), Failure> {
+    for shortcoming in check_preflight()? {
+        notice(&format!("note: {shortcoming}"));
+    }
+    let site = Site::open(args.source.inventory.clone())?;
+    let scope = scope(args, &site)?;
+    let planned = plan_points(site.survey(), &scope);
+    let programs = read_programs(&planned);
+    let mut rows = Vec::with_capacity(planned.len() * 2);
+    for device in &planned {
+        let Some(on_device) = programs.get(&device.key()) else { continue };
+        let wanted = if on_device.has_tcx { Attachment::Tcx } else { Attachment::Clsact };
+        for direction in [Direction::Ingress, Direction::Egress] {
+            rows.push(PointRow::new(device, direction, on_device, wanted));
+        }
+    }
+    let mut out = BufWriter::new(io::stdout().lock());
+    match args.output {
+        Format::Text => write_text(&mut out, &rows, terminal_width())?,
+        Format::Json => write_json(&mut out, &rows)?,
+    }
+    out.flush()?;
+    let about = scope.pods.as_ref();
+    for problem in &site.survey().problems {
+        if problem.pod.as_ref().is_none_or(|pod| about.is_none_or(|pods| pods.contains(&**pod))) {
+            notice(&format!("note: {}", problem.sentence));
+        }
+    }
+    Ok(())
+}
+
+fn scope(args: &PointsArgs, site: &Site) -> Result<Scope, Failure> {
+    let Some(pod) = &args.pod else { return Ok(Scope::everything()) };
+    let selection = SelectionArgs {
+        pod: pod.clone(),
+        to: args.to.clone(),
+        namespace: args.namespace.clone(),
+        ports: Vec::new(),
+        protocol: None,
+    };
+    Ok(site.names().with(|inventory| resolve(inventory, &selection))?.scope())
+}
+
+/// The programs of all devices. What cannot be read is said and left out.
+fn read_programs(planned: &[PlannedDevice]) -> HashMap<(NetnsId, u32), DevicePrograms> {
+    let mut found = HashMap::new();
+    for device in planned {
+        match programs::of_device(&device.netns, device.link.ifindex) {
+            Ok(programs) => drop(found.insert(device.key(), programs)),
+            Err(error) => notice(&format!("warning: {} on node {}: {error}", device.link.name, device.node)),
+        }
+    }
+    found
+}
+
+/// Columns of the terminal, or a usual number where the output is none.
+fn terminal_width() -> u16 {
+    rustix::termios::tcgetwinsize(io::stdout()).map_or(DEFAULT_WIDTH, |size| size.ws_col.max(60))
+}

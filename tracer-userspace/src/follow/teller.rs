@@ -1,0 +1,111 @@
+//! Where finished trajectories go: text or JSON on stdout, and the summary at the end.
+
+use std::io::{self, BufWriter, Stdout, Write as _};
+
+use tracer_common::outcome::Outcome;
+
+use super::site::{Names, wall_clock_offset_ns};
+use crate::agent::observer::Losses;
+use crate::agent::programs::Outcomes;
+use crate::app::{Failure, wants_color};
+use crate::cli::{FollowArgs, Format};
+use crate::output::summary::{LossTotals, Summary};
+use crate::output::text::Style;
+use crate::output::{json, text};
+use crate::trajectory::correlate::Counters;
+use crate::trajectory::model::{ClockId, Trajectory};
+
+/// See the module.
+pub struct Teller {
+    out: BufWriter<Stdout>,
+    format: Format,
+    style: Style,
+    names: Names,
+    /// To be added to CLOCK_MONOTONIC.
+    wall_clock_offset_ns: u64,
+    summary: Summary,
+    told: u64,
+    most: Option<u64>,
+}
+
+impl Teller {
+    #[must_use]
+    pub fn new(args: &FollowArgs, names: Names) -> Self {
+        Self {
+            out: BufWriter::new(io::stdout()),
+            format: args.output,
+            style: Style { colour: wants_color(args.color) },
+            names,
+            wall_clock_offset_ns: wall_clock_offset_ns(),
+            summary: Summary::default(),
+            told: 0,
+            most: args.count,
+        }
+    }
+
+    /// Trajectories told so far.
+    #[must_use]
+    pub fn told(&self) -> u64 {
+        self.told
+    }
+
+    /// Whether as many were told as were asked for.
+    #[must_use]
+    pub fn is_enough(&self) -> bool {
+        self.most.is_some_and(|most| self.told >= most)
+    }
+
+    /// Tells one; [`Teller::flush`] shows it.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn tell(&mut self, trajectory: &Trajectory) -> Result<(), Failure> {
+        let offset_ns = self.wall_clock_offset_ns;
+        let wall_clock = move |_: ClockId, time_ns: u64| time_ns + offset_ns;
+        match self.format {
+            Format::Text => {
+                text::write_trajectory(&mut self.out, trajectory, &self.names, &wall_clock, self.style)?;
+                writeln!(self.out)?;
+            }
+            Format::Json => json::write_trajectory(&mut self.out, trajectory, &self.names, &wall_clock)?,
+        }
+        self.summary.add(trajectory);
+        self.told += 1;
+        Ok(())
+    }
+
+    /// Shows what was told.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        Ok(self.out.flush()?)
+    }
+
+    /// Ends with the figures of the run.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn summarize(
+        &mut self,
+        outcomes: &Outcomes,
+        losses: &Losses,
+        correlator: &Counters,
+    ) -> Result<(), Failure> {
+        let hooks: Vec<_> =
+            Outcome::ALL.iter().map(|outcome| (outcome.name(), outcomes.get(*outcome))).collect();
+        let totals = LossTotals {
+            ring_full: losses.ring_full,
+            channel_full: losses.channel_full,
+            undecodable: losses.undecodable,
+            unattributed: losses.unattributed,
+            evicted: correlator.evicted,
+            unrelated: correlator.unrelated,
+        };
+        match self.format {
+            Format::Text => self.summary.write_text(&mut self.out, &hooks, &totals)?,
+            Format::Json => self.summary.write_json(&mut self.out, &hooks, &totals)?,
+        }
+        self.flush()
+    }
+}

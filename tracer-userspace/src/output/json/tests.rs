@@ -1,0 +1,63 @@
+use serde_json::{Value, json};
+
+use super::write_trajectory;
+use crate::trajectory::testing::{
+    CLUSTER_IP, CURL, HTTPBIN, ROUTED, ROUTED_SERVICE, SECOND, SYN, ping, tcp, two_nodes,
+};
+
+#[test]
+fn a_trajectory_is_one_line_with_every_documented_field() {
+    let world = two_nodes(false, "vxlan");
+    let out =
+        world.correlate(world.walk(SECOND, &tcp((CURL, 40000), (CLUSTER_IP, 80), 9, 0, SYN), ROUTED_SERVICE));
+    let mut bytes = Vec::new();
+    let wall = |_, time_ns| 1_795_313_343_000_000_000 + time_ns % SECOND;
+
+    write_trajectory(&mut bytes, &out[0], &world.book, &wall).unwrap();
+
+    assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
+    let line: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(line["schema"], "tracer.trajectory/v1");
+    assert_eq!(line["protocol"], "tcp");
+    assert_eq!(
+        line["src"],
+        json!({"ip": CURL, "port": 40000, "pod": "curl", "namespace": "default", "node": "n1", "service": null})
+    );
+    assert_eq!(
+        line["dst"],
+        json!({"ip": CLUSTER_IP, "port": 80, "pod": null, "namespace": "default", "node": null, "service": "web"})
+    );
+    assert_eq!((&line["verdict"], &line["verdict_detail"]), (&json!("delivered"), &Value::Null));
+    assert_eq!(line["tcp"], json!({"seq": 9, "ack": 0, "flags": ["syn"], "window": 502}));
+    assert_eq!(line["hops"][3]["encapsulation"][0]["kind"], "vxlan");
+    assert_eq!(line["hops"][3]["encapsulation"][0]["identifier"], 2735);
+    assert_eq!(line["hops"][7]["dst"], json!({"ip": HTTPBIN, "port": 8080}));
+    assert_eq!(line["hops"][0]["time_ns"], 1_795_313_343_000_001_000u64);
+    assert_eq!(line["legs"][0], json!({"from": 0, "to": 1, "latency_ns": 1000}));
+    assert_eq!(line["legs"][3], json!({"from": 3, "to": 4, "latency_ns": null}));
+
+    let documented = include_str!("../../../../docs/json.md");
+    for object in
+        [&line, &line["src"], &line["hops"][3], &line["hops"][3]["encapsulation"][0], &line["legs"][0]]
+    {
+        for field in object.as_object().unwrap().keys() {
+            assert!(documented.contains(&format!("`{field}`")), "{field} is not in docs/json.md");
+        }
+    }
+}
+
+#[test]
+fn a_lost_packet_says_after_which_hop() {
+    let world = two_nodes(false, "vxlan");
+    let out = world.correlate(world.walk(SECOND, &ping(CURL, HTTPBIN, 1), &ROUTED[..4]));
+    let mut bytes = Vec::new();
+    write_trajectory(&mut bytes, &out[0], &world.book, &|_, time_ns| time_ns).unwrap();
+    let line: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(line["verdict"], "lost");
+    assert_eq!(
+        line["verdict_detail"],
+        json!({"after_hop": 3, "expected": "eth0 ingress on n2", "reason": null})
+    );
+    assert_eq!(line["missing"][0]["after_hop"], 3);
+    assert_eq!(line["icmp"], json!({"type": 8, "code": 0, "seq": 1}));
+}

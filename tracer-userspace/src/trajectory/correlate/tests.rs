@@ -1,0 +1,3 @@
+mod datapaths;
+mod identity;
+mod verdicts;

@@ -1,0 +1,245 @@
+//! What can be observed and what the run has taught about paths: input of the expectation, bounded memory.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::trajectory::model::{DeviceRole, ObservationPoint, PodRef, PointId};
+use crate::trajectory::order::Stage;
+use crate::trajectory::recent::Recent;
+use crate::trajectory::rewrite::Endpoint;
+
+/// Most node pairs, skips and rewritten endpoints that are remembered, each.
+const MAX_LEARNT: usize = 16_384;
+
+/// All observation points that are attached.
+#[derive(Debug, Default)]
+pub struct Topology {
+    /// Indexed by [`PointId`].
+    points: Vec<Option<Known>>,
+    nodes: HashMap<Arc<str>, Vec<PointId>>,
+    pods: HashMap<String, HashMap<String, Vec<PointId>>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    point: Arc<ObservationPoint>,
+    /// In the point's clock: nothing was recorded before.
+    since_ns: u64,
+}
+
+/// A stage looked up on a node.
+#[derive(Debug)]
+pub enum Lookup<'a> {
+    /// No such hook is observed.
+    None,
+    One(&'a Arc<ObservationPoint>),
+    /// Several devices could be it.
+    Several,
+}
+
+impl Topology {
+    /// Adds a point; `since_ns` is when it was attached, in the point's clock.
+    pub fn add(&mut self, point: Arc<ObservationPoint>, since_ns: u64) {
+        let index = point.id.0 as usize;
+        if self.points.len() <= index {
+            self.points.resize_with(index + 1, || None);
+        }
+        if self.points[index].is_some() {
+            self.remove(point.id);
+        }
+        if let Some(pod) = &point.pod {
+            let names = self.pods.entry(pod.namespace.clone()).or_default();
+            names.entry(pod.name.clone()).or_default().push(point.id);
+        } else {
+            self.nodes.entry(point.node.clone()).or_default().push(point.id);
+        }
+        self.nodes.entry(point.node.clone()).or_default();
+        self.points[index] = Some(Known { point, since_ns });
+    }
+
+    /// Forgets a point whose device went away.
+    pub fn remove(&mut self, id: PointId) {
+        let Some(known) = self.points.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        if let Some(pod) = &known.point.pod {
+            if let Some(ids) = self.pods.get_mut(&pod.namespace).and_then(|names| names.get_mut(&pod.name)) {
+                ids.retain(|other| *other != id);
+                if ids.is_empty()
+                    && let Some(names) = self.pods.get_mut(&pod.namespace)
+                {
+                    names.remove(&pod.name);
+                }
+            }
+        } else if let Some(ids) = self.nodes.get_mut(&known.point.node) {
+            ids.retain(|other| *other != id);
+        }
+    }
+
+    /// Whether a point is known; a sighting of an unknown one registers it.
+    #[must_use]
+    pub fn contains(&self, id: PointId) -> bool {
+        self.points.get(id.0 as usize).is_some_and(Option::is_some)
+    }
+
+    /// When the point was attached, in its clock.
+    #[must_use]
+    pub fn since(&self, id: PointId) -> Option<u64> {
+        self.points.get(id.0 as usize)?.as_ref().map(|known| known.since_ns)
+    }
+
+    /// Whether anything on the node is observed.
+    #[must_use]
+    pub fn observes_node(&self, node: &str) -> bool {
+        self.nodes.contains_key(node)
+    }
+
+    /// The pod's own device or its peer, in one direction.
+    #[must_use]
+    pub fn of_pod(&self, pod: &PodRef, stage: Stage) -> Option<&Arc<ObservationPoint>> {
+        let ids = self.pods.get(&pod.namespace)?.get(&pod.name)?;
+        ids.iter()
+            .filter_map(|id| self.get(*id))
+            .find(|point| Stage::of(point) == stage && same_pod(point.pod.as_deref(), pod))
+    }
+
+    /// The bridge that the pod's peer is a port of.
+    #[must_use]
+    pub fn bridge_of(&self, pod: &PodRef) -> Option<u32> {
+        let ids = self.pods.get(&pod.namespace)?.get(&pod.name)?;
+        ids.iter()
+            .filter_map(|id| self.get(*id))
+            .find(|point| point.role == DeviceRole::PodPeer && same_pod(point.pod.as_deref(), pod))?
+            .bridge
+    }
+
+    /// The node's device for a stage; `ifindex` narrows it to one (a bridge).
+    #[must_use]
+    pub fn of_node(&self, node: &str, stage: Stage, ifindex: Option<u32>) -> Lookup<'_> {
+        let Some(ids) = self.nodes.get(node) else { return Lookup::None };
+        let mut found = Lookup::None;
+        for point in ids.iter().filter_map(|id| self.get(*id)) {
+            if Stage::of(point) == stage && ifindex.is_none_or(|wanted| wanted == point.ifindex) {
+                found = match found {
+                    Lookup::None => Lookup::One(point),
+                    _ => return Lookup::Several,
+                };
+            }
+        }
+        found
+    }
+
+    /// Whether the node has observed devices whose place on a path is not fixed.
+    #[must_use]
+    pub fn has_other(&self, node: &str) -> bool {
+        self.nodes
+            .get(node)
+            .is_some_and(|ids| ids.iter().filter_map(|id| self.get(*id)).any(|p| p.role == DeviceRole::Other))
+    }
+
+    /// A point by id.
+    #[must_use]
+    pub fn get(&self, id: PointId) -> Option<&Arc<ObservationPoint>> {
+        self.points.get(id.0 as usize)?.as_ref().map(|known| &known.point)
+    }
+}
+
+/// UIDs decide where both sides have one: a pod that was replaced under its name is another pod.
+fn same_pod(a: Option<&PodRef>, b: &PodRef) -> bool {
+    a.is_some_and(|a| {
+        a.name == b.name
+            && a.namespace == b.namespace
+            && (a.uid == b.uid || a.uid.is_empty() || b.uid.is_empty())
+    })
+}
+
+/// What complete trajectories of the same run have shown.
+#[derive(Debug)]
+pub struct Learnt {
+    /// From node to node: the devices between the two pods' peers.
+    pairs: Recent<(Arc<str>, Arc<str>), Way>,
+    /// (hop before, hook that is passed by).
+    skips: Recent<(PointId, PointId), ()>,
+    /// Addresses and ports of which NAT rewrites a packet's destination: it does not end there.
+    translated: Recent<(u8, IpAddr, u16), ()>,
+    /// What NAT makes of the destination in one flow: connection tracking keeps it for the flow's life.
+    flows: Recent<FlowKey, Endpoint>,
+}
+
+/// Protocol, source and destination as they are before the rewrite.
+type FlowKey = (u8, Endpoint, Endpoint);
+
+impl Default for Learnt {
+    fn default() -> Self {
+        Self {
+            pairs: Recent::new(MAX_LEARNT),
+            skips: Recent::new(MAX_LEARNT),
+            translated: Recent::new(MAX_LEARNT),
+            flows: Recent::new(MAX_LEARNT),
+        }
+    }
+}
+
+/// The devices that packets from one node to another take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    pub tunnel_out: Option<PointId>,
+    pub nic_out: Option<PointId>,
+    pub nic_in: Option<PointId>,
+    pub tunnel_in: Option<PointId>,
+}
+
+impl Learnt {
+    /// The devices used between two nodes, once a packet showed them.
+    #[must_use]
+    pub fn way(&self, from: &Arc<str>, to: &Arc<str>) -> Option<Way> {
+        if self.pairs.is_empty() {
+            return None;
+        }
+        self.pairs.get(&(from.clone(), to.clone())).copied()
+    }
+
+    /// Remembers the devices used between two nodes.
+    pub fn learn_way(&mut self, from: &Arc<str>, to: &Arc<str>, way: Way) {
+        if self.way(from, to) != Some(way) {
+            self.pairs.insert((from.clone(), to.clone()), way);
+        }
+    }
+
+    /// Whether packets are known to pass by `missing` after `before`.
+    #[must_use]
+    pub fn skips(&self, before: PointId, missing: PointId) -> bool {
+        self.skips.get(&(before, missing)).is_some()
+    }
+
+    /// Remembers that a hook is passed by.
+    pub fn learn_skip(&mut self, before: PointId, missing: PointId) {
+        if !self.skips(before, missing) {
+            self.skips.insert((before, missing), ());
+        }
+    }
+
+    /// Where NAT sends this flow.
+    #[must_use]
+    pub fn destination(&self, protocol: u8, source: Endpoint, destination: Endpoint) -> Option<Endpoint> {
+        if self.flows.is_empty() {
+            return None;
+        }
+        self.flows.get(&(protocol, source, destination)).copied()
+    }
+
+    /// Remembers where NAT sends a flow.
+    pub fn learn_destination(&mut self, protocol: u8, source: Endpoint, destination: Endpoint, to: Endpoint) {
+        *self.flows.entry((protocol, source, destination), || to) = to;
+    }
+
+    /// Whether packets to this address and port are sent on by NAT.
+    #[must_use]
+    pub fn is_translated(&self, protocol: u8, address: IpAddr, port: u16) -> bool {
+        self.translated.get(&(protocol, address, port)).is_some()
+    }
+
+    /// Remembers that NAT sends on what goes to this address and port.
+    pub fn learn_translation(&mut self, protocol: u8, address: IpAddr, port: u16) {
+        self.translated.entry((protocol, address, port), || ());
+    }
+}
