@@ -184,6 +184,19 @@ proptest! {
 }
 
 #[test]
+fn a_reader_in_memory_refuses_what_the_one_in_the_kernel_refuses() {
+    let bytes = vec![7; 2 * MAX_OFFSET as usize];
+    let reader = SliceReader::new(&bytes);
+    for offset in [MAX_OFFSET + 1, bytes.len() as u32 - 8, bytes.len() as u32, u32::MAX] {
+        let answers = (reader.u8(offset), reader.u16(offset), reader.u32(offset), reader.word(offset));
+        assert_eq!(answers, (None, None, None, None), "at {offset}");
+    }
+    assert_eq!((reader.u8(MAX_OFFSET), reader.word(MAX_OFFSET)), (Some(7), Some(0x0707_0707_0707_0707)));
+    let short = SliceReader::with_length(&bytes[..3], 1000);
+    assert_eq!((short.u16(1), short.u16(2), short.u8(3), short.length()), (Some(0x0707), None, None, 1000));
+}
+
+#[test]
 fn endless_vlan_tags_are_too_deep() {
     let ip = V4::default().around(UDP, &udp(1, 2, 0, b"x"));
     let tags = |count: usize| {
