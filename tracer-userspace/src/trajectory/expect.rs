@@ -71,6 +71,8 @@ pub struct Absent {
 pub enum Why {
     /// A BPF program redirected the packet past it.
     PassedBy { mechanism: &'static str, program: Arc<str>, device: Arc<str> },
+    /// A program that runs before ours there ended the chain.
+    Hidden { program: Arc<str> },
     /// The point was attached after the packet had passed.
     NotAttachedYet,
     /// Nothing on the node is observed.
@@ -91,7 +93,10 @@ impl Why {
     /// Whether the absence is normal and says nothing about the packet.
     #[must_use]
     pub fn is_explained(&self) -> bool {
-        matches!(self, Self::PassedBy { .. } | Self::NotAttachedYet | Self::NodeNotObserved)
+        matches!(
+            self,
+            Self::PassedBy { .. } | Self::Hidden { .. } | Self::NotAttachedYet | Self::NodeNotObserved
+        )
     }
 }
 
@@ -188,6 +193,7 @@ fn walk(seen: &[Seen<'_>], facts: &Facts<'_>, visits: &[Visit<'_>], index: usize
 fn explain(seen: &[Seen<'_>], facts: &Facts<'_>, steps: &mut Vec<Step>) {
     let last_seen = steps.iter().rposition(|step| matches!(step, Step::Seen(_)));
     let mut before: Option<usize> = None;
+    let mut redirecting: Option<Redirecting> = None;
     let mut suspected = false;
     let mut keep = vec![true; steps.len()];
     for i in 0..steps.len() {
@@ -198,6 +204,7 @@ fn explain(seen: &[Seen<'_>], facts: &Facts<'_>, steps: &mut Vec<Step>) {
         let absent = match &mut steps[i] {
             Step::Seen(hop) => {
                 before = Some(*hop);
+                redirecting = Redirecting::seen(seen[*hop].point);
                 continue;
             }
             Step::Missing(absent) => absent,
@@ -215,8 +222,13 @@ fn explain(seen: &[Seen<'_>], facts: &Facts<'_>, steps: &mut Vec<Step>) {
             keep[i] = false;
             continue;
         }
-        let passed_by = before.zip(after).and_then(|(hop, next)| {
-            passed_by(&seen[hop], seen[next].point, absent).filter(|_| lost == 0 || learnt)
+        if let Some(point) = absent.point.as_ref().filter(|point| point.hidden_by.is_some()) {
+            redirecting = Redirecting::hidden(point);
+            absent.why = point.hidden_by.clone().map_or(Why::Unexplained, |program| Why::Hidden { program });
+            continue;
+        }
+        let passed_by = redirecting.as_ref().zip(after).and_then(|(redirecting, next)| {
+            redirecting.passes_by(seen[next].point, absent).filter(|_| lost == 0 || learnt)
         });
         absent.why = if let Some(why) = passed_by {
             why
@@ -239,13 +251,33 @@ fn explain(seen: &[Seen<'_>], facts: &Facts<'_>, steps: &mut Vec<Step>) {
     steps.retain(|_| keep.next().unwrap_or(true));
 }
 
-fn passed_by(before: &Seen<'_>, next: &ObservationPoint, absent: &Absent) -> Option<Why> {
-    if before.point.node != absent.node {
-        return None;
+/// The program at the last point before a missing hop, which may have redirected the packet.
+struct Redirecting {
+    node: Arc<str>,
+    device: Arc<str>,
+    program: Arc<str>,
+}
+
+impl Redirecting {
+    fn seen(point: &ObservationPoint) -> Option<Self> {
+        point.foreign_programs.last().map(|program| Self::of(point, program))
     }
-    let program = before.point.foreign_programs.last()?;
-    let mechanism = table::skip(absent.stage, Stage::of(next))?;
-    Some(Why::PassedBy { mechanism, program: program.clone(), device: before.point.device.clone() })
+
+    fn hidden(point: &ObservationPoint) -> Option<Self> {
+        point.hidden_by.as_ref().map(|program| Self::of(point, program))
+    }
+
+    fn of(point: &ObservationPoint, program: &Arc<str>) -> Self {
+        Self { node: point.node.clone(), device: point.device.clone(), program: program.clone() }
+    }
+
+    fn passes_by(&self, next: &ObservationPoint, absent: &Absent) -> Option<Why> {
+        if self.node != absent.node {
+            return None;
+        }
+        let mechanism = table::skip(absent.stage, Stage::of(next))?;
+        Some(Why::PassedBy { mechanism, program: self.program.clone(), device: self.device.clone() })
+    }
 }
 
 fn attached_later(seen: &[Seen<'_>], facts: &Facts<'_>, absent: &Absent) -> bool {
@@ -331,6 +363,11 @@ fn conclude(
             ))
         }
         _ => match tail.last() {
+            Some(absent) if matches!(absent.why, Why::Hidden { .. }) => End::Unknown(format!(
+                "{} cannot be seen: {}; last seen at {last_seen_at}",
+                absent.describe(),
+                absent.reason()
+            )),
             Some(absent) if absent.why == Why::NotAttachedYet => End::Unknown(format!(
                 "{} was not observed yet; last seen at {last_seen_at}",
                 absent.describe()

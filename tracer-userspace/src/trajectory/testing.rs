@@ -86,6 +86,7 @@ impl World {
                 role,
                 bridge,
                 foreign_programs: Vec::new(),
+                hidden_by: None,
             }));
         }
         ifindex
