@@ -141,6 +141,13 @@ impl World {
         Arc::make_mut(point).foreign_programs.push(Arc::from(program));
     }
 
+    /// Puts somebody else's TCX program in front of ours, which is a legacy filter.
+    pub(crate) fn hide(&mut self, hook: &str, program: &str) {
+        self.foreign(hook, program);
+        let id = self.at(hook).id;
+        Arc::make_mut(&mut self.points[id.0 as usize]).hidden_by = Some(Arc::from(program));
+    }
+
     /// Stops observing a hook.
     pub(crate) fn blind(&mut self, hook: &str) -> PointId {
         self.at(hook).id

@@ -156,6 +156,34 @@ fn redirect_peer_explains_the_peer_that_is_passed_by() {
 }
 
 #[test]
+fn hooks_hidden_behind_a_tcx_program_are_explained_and_not_expected() {
+    let mut world = two_nodes(false, "cilium_vxlan");
+    world.hide("n1/vethcurl<", "cil_from_container");
+    world.hide("n2/cilium_vxlan<", "cil_from_overlay");
+    let steps: &[Step<'_>] = &[
+        ("n1/curl:eth0>", &[]),
+        ("n1/cilium_vxlan>", &[]),
+        ("n1/eth0>", &[Change::Encap(2735, NODE_1, NODE_2)]),
+        ("n2/eth0<", &[]),
+        ("n2/httpbin:eth0<", &[Change::Decap, Change::Ttl]),
+    ];
+
+    let out = world.correlate(world.walk(SECOND, &ping(CURL, HTTPBIN, 1), steps));
+
+    assert_eq!((&out[0].verdict, out[0].expected_hops), (&Verdict::Delivered, 5));
+    let reasons: Vec<_> = out[0].missing.iter().map(|missing| missing.reason.as_str()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "hidden by cil_from_container, a TCX program: it runs before our legacy filter and ends the chain",
+            "hidden by cil_from_overlay, a TCX program: it runs before our legacy filter and ends the chain",
+            "passed by with bpf_redirect_peer (cil_from_overlay on cilium_vxlan)",
+        ]
+    );
+    assert!(out[0].missing.iter().all(|missing| missing.explained));
+}
+
+#[test]
 fn a_missing_peer_without_a_foreign_program_is_not_explained() {
     let world = two_nodes(false, "vxlan");
     let mut sightings = world.walk(SECOND, &ping(CURL, HTTPBIN, 1), ROUTED);
