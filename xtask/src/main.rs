@@ -22,7 +22,11 @@ mod setup;
 mod steps;
 mod test;
 
-use std::{env, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use crate::cli::Command;
 
@@ -41,7 +45,8 @@ fn main() -> ExitCode {
     };
     let result = match command {
         Command::Help => {
-            println!("{}", cli::USAGE);
+            // Who closes the pipe has read enough.
+            let _ = writeln!(io::stdout(), "{}", cli::USAGE);
             Ok(())
         }
         Command::Setup { check } => setup::run(check),
