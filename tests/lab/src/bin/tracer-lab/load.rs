@@ -44,6 +44,7 @@ pub(crate) fn run(topology: Topology, rate: u32, seconds: u32) -> Result<()> {
     // What is still in the ring and the channel belongs to the load.
     let mut last = sink.received();
     loop {
+        // sleep: the time that the sink must be quiet for.
         std::thread::sleep(std::time::Duration::from_millis(500));
         let received = sink.received();
         if received == last {
