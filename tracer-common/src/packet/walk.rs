@@ -144,6 +144,9 @@ impl Headers {
         }
         self.network = at;
         self.end = if total_length == 0 { reader.length() } else { at + total_length };
+        if at + header_length > self.end {
+            return Err(ParseError::Truncated);
+        }
         self.version = 4;
         self.protocol = protocol;
         self.identification = identification;

@@ -28,7 +28,20 @@ pub(crate) fn run(topology: Topology, rate: u32, seconds: u32) -> Result<()> {
 
     let mut command = Command::new(tracer);
     command
-        .args(["follow", "--local", "--pod", "curl", "--to", "httpbin", "--protocol", "udp", "-o", "json", "--quiet", "--inventory"])
+        .args([
+            "follow",
+            "--local",
+            "--pod",
+            "curl",
+            "--to",
+            "httpbin",
+            "--protocol",
+            "udp",
+            "-o",
+            "json",
+            "--quiet",
+            "--inventory",
+        ])
         .arg(&inventory)
         .stdout(std::fs::File::create(&output)?)
         .stderr(Stdio::piped());
@@ -36,7 +49,11 @@ pub(crate) fn run(topology: Topology, rate: u32, seconds: u32) -> Result<()> {
     let mut child = command.process_group(0).spawn().context("cannot start tracer follow")?;
     wait_until_ready(&mut child)?;
 
-    let flood = Flood { packets: u64::from(rate) * u64::from(seconds), payload: PAYLOAD, rate: Some(u64::from(rate)) };
+    let flood = Flood {
+        packets: u64::from(rate) * u64::from(seconds),
+        payload: PAYLOAD,
+        rate: Some(u64::from(rate)),
+    };
     let before = cpu_seconds(child.id())?;
     let started = Instant::now();
     let sent = client.udp_flood(SocketAddr::new(server.ips()[0], PORT), flood)?;
@@ -65,7 +82,10 @@ pub(crate) fn run(topology: Topology, rate: u32, seconds: u32) -> Result<()> {
     println!("topology {}, {PAYLOAD} bytes of payload", topology.name());
     println!("packets sent       {sent} in {took:.1} s ({:.0} per second)", sent as f64 / took);
     println!("packets received   {last}");
-    println!("CPU of tracer      {busy:.2} s ({:.0} % of one core while packets were sent)", busy / took * 100.0);
+    println!(
+        "CPU of tracer      {busy:.2} s ({:.0} % of one core while packets were sent)",
+        busy / took * 100.0
+    );
     println!("peak memory        {:.1} MiB resident", resident as f64 / 1024.0);
     println!("summary            {}", summary.split(",\"percentile_error\"").next().unwrap_or(summary));
     Ok(())
