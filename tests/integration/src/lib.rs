@@ -1,1 +1,25 @@
-//! (under construction)
+//! What the integration tests share. It talks to tracer as a user does, by its command line and its output, and links
+//! nothing of it: what tracer believes cannot leak into what it is compared with.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `tracer` | the program under test and how to call it; the lab that fits the run |
+//! | `follow` | a running `tracer follow`: wait for a condition, stop, kill |
+//! | `points` | `tracer points`, and the same hooks as tc and bpftool see them |
+//! | `told` | its JSON output, as `docs/json.md` documents it |
+
+mod follow;
+mod points;
+mod told;
+mod tracer;
+
+pub use crate::follow::{Follow, Report};
+pub use crate::points::{
+    Filter, Hook, HookProgram, Hooked, Point, assert_unloaded, device_counters, has_clsact, ip, kernel_has_program,
+    run_in, tc_filters, url, wait_until,
+};
+pub use crate::told::{
+    Address, Encapsulation, End, HookCounts, Hop, Icmp, Leg, Losses, Missing, PacketCounts, Summary, Tcp,
+    Trajectory, Verdict, VerdictDetail,
+};
+pub use crate::tracer::{Attach, Tracer, attach, lab, program, run_to_its_end};

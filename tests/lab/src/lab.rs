@@ -13,7 +13,7 @@ use crate::inventory;
 use crate::netlink;
 use crate::netns::{self, Netns};
 use crate::plan::{
-    self, LATER_PODS, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, Topology, later_pod,
+    self, LATER_PODS, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, StandIns, Topology, later_pod,
     reference_pods, reference_services,
 };
 use crate::service;
@@ -52,6 +52,14 @@ impl Lab {
     /// # Errors
     /// Without root, or where the kernel or a tool (nft) lacks something; the message names it.
     pub fn build(topology: Topology) -> Result<Self> {
+        Self::build_with(topology, StandIns::default())
+    }
+
+    /// As [`Lab::build`], with a choice of where the stand-ins sit; topologies without them are the same.
+    ///
+    /// # Errors
+    /// As [`Lab::build`].
+    pub fn build_with(topology: Topology, stand_ins: StandIns) -> Result<Self> {
         netns::sweep();
         let prefix = netns::unique_prefix();
         let nodes = NODES
@@ -62,7 +70,7 @@ impl Lab {
             })
             .collect::<Result<Vec<_>>>()?;
         wire::connect(&nodes[0], &nodes[1])?;
-        let datapath = topology::build(topology, &nodes)?;
+        let datapath = topology::build(topology, stand_ins, &nodes)?;
         let mut lab = Self {
             topology,
             prefix,

@@ -47,7 +47,7 @@ pub use crate::capture::{Capture, Captured, CapturedPacket};
 pub use crate::foreign::{Direction, Foreign, ForeignHook, ForeignProgram, ForeignVerdict};
 pub use crate::lab::{Lab, Node, Pod};
 pub use crate::netns::Netns;
-pub use crate::plan::{Mac, Protocol, Service, ServicePort, Topology};
+pub use crate::plan::{Mac, Protocol, Service, ServicePort, StandIns, Topology};
 pub use crate::traffic::{
     CurlOutput, DnsRecords, DnsServer, Flood, HttpServer, PingReport, RecordType, UdpSink,
 };

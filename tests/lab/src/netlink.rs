@@ -1,16 +1,25 @@
 //! Links, addresses, routes and neighbours of one namespace, through rtnetlink.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use aya::programs::TcAttachType;
+use futures_util::StreamExt as _;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, InfoVxlan, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
     RouteScope, RouteType,
+};
+use rtnetlink::packet_route::tc::{
+    TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption,
 };
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 
@@ -298,5 +307,58 @@ impl Netlink {
             .flags(NeighbourFlags::Own)
             .state(NeighbourState::Permanent);
         request.execute().await.with_context(|| format!("cannot add {mac} behind {node} to the VXLAN device"))
+    }
+
+    /// Attaches a program as a direct-action filter at priority 1, handle 1 of the device's clsact, which is added
+    /// where it is missing. Both go with the device.
+    pub(crate) async fn add_filter(
+        &self,
+        ifindex: u32,
+        hook: TcAttachType,
+        name: String,
+        program: BorrowedFd<'_>,
+    ) -> Result<()> {
+        const EEXIST: i32 = -libc::EEXIST;
+        let clsact = TcHandle::from(0xffff_0000);
+        let mut qdisc = TcMessage::with_index(ifindex.cast_signed());
+        (qdisc.header.parent, qdisc.header.handle) = (TcHandle::CLSACT, clsact);
+        qdisc.attributes.push(TcAttribute::Kind("clsact".to_owned()));
+        match self.add_tc(RouteNetlinkMessage::NewQueueDiscipline(qdisc)).await? {
+            // The device's other direction brought it.
+            0 | EEXIST => {}
+            error => bail!("cannot add clsact to the device with index {ifindex}: error {error}"),
+        }
+
+        let mut filter = TcMessage::with_index(ifindex.cast_signed());
+        let minor = match hook {
+            TcAttachType::Egress => TcHandle::MIN_EGRESS,
+            _ => TcHandle::MIN_INGRESS,
+        };
+        filter.header.parent = TcHandle { minor, ..clsact };
+        filter.header.handle = TcHandle { major: 0, minor: 1 };
+        filter.header.info = 1 << 16 | u32::from((libc::ETH_P_ALL as u16).to_be());
+        filter.attributes.push(TcAttribute::Kind(TcFilterBpf::KIND.to_owned()));
+        filter.attributes.push(TcAttribute::Options(vec![
+            TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned())),
+            TcOption::Bpf(TcFilterBpfOption::ProgName(name)),
+            TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+        ]));
+        match self.add_tc(RouteNetlinkMessage::NewTrafficFilter(filter)).await? {
+            0 => Ok(()),
+            error => bail!("cannot add a filter to the device with index {ifindex}: error {error}"),
+        }
+    }
+
+    /// The kernel's answer: 0 or a negative errno.
+    async fn add_tc(&self, message: RouteNetlinkMessage) -> Result<i32> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        let mut answers = self.handle.clone().request(request)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload {
+                return Ok(error.raw_code());
+            }
+        }
+        Ok(0)
     }
 }

@@ -41,6 +41,16 @@ impl Topology {
     }
 }
 
+/// How the stand-ins for Cilium's programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StandIns {
+    /// The tail of the TCX hooks: Cilium from 1.16 on kernels from 6.6.
+    #[default]
+    Tcx,
+    /// Direct-action filters at priority 1, handle 1: Cilium before, and on older kernels.
+    Clsact,
+}
+
 impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::lab::{Node, Pod};
 use crate::netlink::{self, End};
-use crate::plan::Topology;
+use crate::plan::{StandIns, Topology};
 
 /// MTU inside the VXLAN overlay: the wire's, less 50 bytes of outer headers.
 const OVERLAY_MTU: u32 = 1450;
@@ -34,12 +34,16 @@ pub(crate) trait Datapath: Send {
 }
 
 /// Sets the nodes up and returns what will attach pods to them.
-pub(crate) fn build(topology: Topology, nodes: &[Node]) -> Result<Box<dyn Datapath>> {
+pub(crate) fn build(topology: Topology, stand_ins: StandIns, nodes: &[Node]) -> Result<Box<dyn Datapath>> {
     Ok(match topology {
         Topology::RoutedVxlan => Box::new(routed::Routed::build(nodes)?),
         Topology::BridgeVxlan => Box::new(bridge::Bridged::build(nodes)?),
-        Topology::CiliumLegacyRouting => Box::new(cilium::Cilium::build(nodes, cilium::Routing::Legacy)?),
-        Topology::CiliumHostRouting => Box::new(cilium::Cilium::build(nodes, cilium::Routing::Bpf)?),
+        Topology::CiliumLegacyRouting => {
+            Box::new(cilium::Cilium::build(nodes, cilium::Routing::Legacy, stand_ins)?)
+        }
+        Topology::CiliumHostRouting => {
+            Box::new(cilium::Cilium::build(nodes, cilium::Routing::Bpf, stand_ins)?)
+        }
     })
 }
 

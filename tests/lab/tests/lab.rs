@@ -11,7 +11,7 @@ use serde_json::Value;
 use tracer_lab::Direction::{self, Egress, Ingress};
 use tracer_lab::{
     Captured, Flood, Foreign, ForeignHook, ForeignVerdict, Lab, Netns, Pod, Protocol, RecordType,
-    ServicePort, Topology,
+    ServicePort, StandIns, Topology,
 };
 
 /// Where a packet with `needle` in it was seen: place, device, direction.
@@ -139,6 +139,27 @@ fn ciliums_host_routing_skips_the_lxc_device_of_the_receiver() {
         ])
     );
     assert!(lab.program_runs(NODE_2, "cil_from_overlay").unwrap() > 0);
+}
+
+#[test]
+fn ciliums_legacy_loader_has_its_programs_at_prio_1_handle_1_of_clsact() {
+    let lab = Lab::build_with(Topology::CiliumHostRouting, StandIns::Clsact).unwrap();
+    let path = |to| path_of_a_datagram(&lab, to);
+    let over_tcx = Lab::build(Topology::CiliumHostRouting).unwrap();
+
+    assert_eq!(path("httpbin"), path_of_a_datagram(&over_tcx, "httpbin"));
+    assert_eq!(path("httpbin-local"), path_of_a_datagram(&over_tcx, "httpbin-local"));
+    for (device, direction, program) in [
+        ("lxced3096cb2cb1", "ingress", "cil_from_container-lxced3096cb2cb1"),
+        ("cilium_host", "egress", "cil_from_host-cilium_host"),
+        ("cilium_vxlan", "ingress", "cil_from_overlay-cilium_vxlan"),
+    ] {
+        let mut tc = lab.node(NODE_1).netns().command("tc");
+        let output = tc.args(["filter", "show", "dev", device, direction]).output().unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let expected = format!("pref 1 bpf chain 0 handle 0x1 {program} direct-action");
+        assert!(shown.contains(&expected), "{shown}");
+    }
 }
 
 #[test]

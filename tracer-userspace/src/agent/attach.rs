@@ -57,9 +57,15 @@ pub enum AttachError {
     #[error("the kernel refuses the TCX link: {}", source_chain(.0))]
     Tcx(#[source] ProgramError),
     #[error(transparent)]
-    Clsact(#[from] clsact::ClsactError),
+    Clsact(clsact::ClsactError),
     #[error(transparent)]
     Netns(#[from] std::io::Error),
+}
+
+impl From<clsact::ClsactError> for AttachError {
+    fn from(error: clsact::ClsactError) -> Self {
+        if error.is_device_gone() { Self::DeviceGone } else { Self::Clsact(error) }
+    }
 }
 
 /// A device to attach to.
@@ -259,6 +265,8 @@ fn bring_to_front(programs: &mut Programs, netns: &Netns, filter: &mut Filter) -
         return Ok(false);
     }
     let program = programs.space(netns.id())?.program(filter.direction, filter.ethernet)?;
+    // Somebody may have deleted the qdisc with all that was on it.
+    clsact::ensure_qdisc(netns, filter.ifindex)?;
     // Add before remove: packets may be seen twice for a moment (two records of one program at one point, which the
     // correlator takes for a duplicate), but none passes unseen.
     let in_front = clsact::add_in_front(netns, filter.ifindex, filter.direction, filter.ethernet, program)?;

@@ -25,8 +25,9 @@ use crate::agent::programs::LoadOptions;
 use crate::app::{Failure, notice};
 use crate::cli::{FollowArgs, SelectionArgs};
 use crate::host::links::{LinkEvent, LinkWatch, watch};
+use crate::host::netns::NetnsId;
 use crate::host::plan::{PlannedDevice, plan_points};
-use crate::host::survey::ProblemKind;
+use crate::host::survey::{LocalPod, ProblemKind};
 use crate::trajectory::correlate::{Correlator, CorrelatorConfig, FollowScope};
 use crate::trajectory::model::Trajectory;
 
@@ -103,7 +104,7 @@ struct Follow<'a> {
     links: mpsc::Receiver<LinkEvent>,
     link_sender: mpsc::Sender<LinkEvent>,
     watches: Vec<LinkWatch>,
-    watched: HashSet<crate::host::netns::NetnsId>,
+    watched: HashSet<NetnsId>,
     correlator: Correlator<super::site::Names>,
     known_points: usize,
     losses: Losses,
@@ -111,7 +112,7 @@ struct Follow<'a> {
     last_told: Instant,
     program_log: Box<dyn FnMut()>,
     /// Devices that could not be attached to: complained about once.
-    refused: HashSet<(crate::host::netns::NetnsId, u32)>,
+    refused: HashSet<(NetnsId, u32)>,
 }
 
 impl<'a> Follow<'a> {
@@ -321,11 +322,23 @@ impl<'a> Follow<'a> {
         self.look_again();
     }
 
-    fn forget(&mut self, netns: crate::host::netns::NetnsId, ifindex: u32) {
-        for point in self.observer.forget(netns, ifindex) {
-            self.correlator.remove_point(point);
+    /// Forgets a device of a node that is gone, and its other end in a pod: they go together, and the namespaces of
+    /// pods are not watched.
+    fn forget(&mut self, netns: NetnsId, ifindex: u32) {
+        let survey = self.site.survey();
+        let is_here = |pod: &&LocalPod| {
+            pod.peer == Some(ifindex) && survey.node(&pod.node).is_some_and(|node| node.netns.id() == netns)
+        };
+        let other_ends = survey.pods.iter().filter(is_here);
+        let mut gone: Vec<(NetnsId, u32)> =
+            other_ends.filter_map(|pod| Some((pod.netns.id(), pod.interface.as_ref()?.ifindex))).collect();
+        gone.push((netns, ifindex));
+        for device in gone {
+            for point in self.observer.forget(device.0, device.1) {
+                self.correlator.remove_point(point);
+            }
+            self.refused.remove(&device);
         }
-        self.refused.remove(&(netns, ifindex));
     }
 
     fn look_again(&mut self) {

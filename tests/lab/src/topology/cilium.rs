@@ -1,9 +1,11 @@
-//! Cilium's shape, with the stand-in programs of `tests/lab-ebpf` at the tail of the TCX hooks.
+//! Cilium's shape, with the stand-in programs of `tests/lab-ebpf` where Cilium has its own: at the tail of the TCX
+//! hooks, or as clsact filters.
 //!
 //! As with Cilium, the pods' next hop is the address of `cilium_host`, whose routes lead every pod address (here
 //! and on other nodes) out of `cilium_host`; the program at its egress takes over what the stack has forwarded.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -22,7 +24,7 @@ use super::{Datapath, OVERLAY_MTU, TUNNEL, add_pod_veth};
 use crate::lab::{Node, Pod};
 use crate::netlink::{self, End, Route, Vxlan, VxlanKind};
 use crate::netns::Netns;
-use crate::plan::{IDENTITY, Mac};
+use crate::plan::{IDENTITY, Mac, StandIns};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-lab-ebpf"));
 
@@ -50,17 +52,18 @@ pub(super) struct Cilium {
 struct Programs {
     node: String,
     ebpf: Ebpf,
-    /// Interface index, and the link that keeps the program there.
+    stand_ins: StandIns,
+    /// Interface index, and the link that keeps the program there. A filter needs none: it goes with its device.
     links: Vec<(u32, FdLink)>,
 }
 
 impl Cilium {
-    pub(super) fn build(nodes: &[Node], routing: Routing) -> Result<Self> {
+    pub(super) fn build(nodes: &[Node], routing: Routing, stand_ins: StandIns) -> Result<Self> {
         let nodes = nodes
             .iter()
             .map(|node| {
                 add_devices(node, nodes)?;
-                let mut programs = Programs::load(node, routing)?;
+                let mut programs = Programs::load(node, routing, stand_ins)?;
                 programs.attach(node.netns(), "cil_from_host", CILIUM_HOST, TcAttachType::Egress)?;
                 programs.attach(node.netns(), "cil_from_overlay", TUNNEL, TcAttachType::Ingress)?;
                 for other in nodes {
@@ -175,13 +178,13 @@ fn add_devices(node: &Node, nodes: &[Node]) -> Result<()> {
 }
 
 impl Programs {
-    fn load(node: &Node, routing: Routing) -> Result<Self> {
+    fn load(node: &Node, routing: Routing, stand_ins: StandIns) -> Result<Self> {
         let ebpf = EbpfLoader::new()
             .override_global("TUNNEL_IFINDEX", &TUNNEL, true)
             .override_global("HOST_ROUTING", &u32::from(routing == Routing::Bpf), true)
             .load(OBJECT)
             .context("cannot load the stand-ins for Cilium's programs")?;
-        let mut programs = Self { node: node.name().to_owned(), ebpf, links: Vec::new() };
+        let mut programs = Self { node: node.name().to_owned(), ebpf, stand_ins, links: Vec::new() };
         for (name, program) in programs.ebpf.programs_mut() {
             let program: &mut SchedClassifier = program.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
@@ -193,21 +196,34 @@ impl Programs {
         self.node == node.name()
     }
 
-    /// Attaches a program at the tail of a TCX hook, where Cilium attaches.
+    /// Attaches a program where Cilium attaches it.
     fn attach(&mut self, netns: &Netns, name: &str, ifindex: u32, hook: TcAttachType) -> Result<()> {
+        match self.stand_ins {
+            StandIns::Tcx => self.attach_at_tail(netns, name, ifindex, hook),
+            StandIns::Clsact => self.attach_filter(netns, name, ifindex, hook),
+        }
+        .with_context(|| format!("cannot attach {name} to the device with index {ifindex} of {}", self.node))
+    }
+
+    fn attach_filter(&self, netns: &Netns, name: &str, ifindex: u32, hook: TcAttachType) -> Result<()> {
+        let program: &SchedClassifier = self.ebpf.program(name).context("not in the object")?.try_into()?;
+        let program = program.fd().context("the program is not loaded")?.as_fd();
+        let device = netns.run(|| index_to_name(ifindex))??;
+        netlink::in_netns(netns, async |link| {
+            link.add_filter(ifindex, hook, format!("{name}-{device}"), program).await
+        })
+    }
+
+    fn attach_at_tail(&mut self, netns: &Netns, name: &str, ifindex: u32, hook: TcAttachType) -> Result<()> {
         let ebpf = &mut self.ebpf;
-        let link = netns
-            .run(|| -> Result<FdLink> {
-                let program: &mut SchedClassifier =
-                    ebpf.program_mut(name).context("not in the object")?.try_into()?;
-                let device = index_to_name(ifindex)?;
-                let order = TcAttachOptions::TcxOrder(LinkOrder::last());
-                let id = program.attach_with_options(&device, hook, order)?;
-                Ok(program.take_link(id)?.try_into()?)
-            })?
-            .with_context(|| {
-                format!("cannot attach {name} to the device with index {ifindex} of {}", self.node)
-            })?;
+        let link = netns.run(|| -> Result<FdLink> {
+            let program: &mut SchedClassifier =
+                ebpf.program_mut(name).context("not in the object")?.try_into()?;
+            let device = index_to_name(ifindex)?;
+            let order = TcAttachOptions::TcxOrder(LinkOrder::last());
+            let id = program.attach_with_options(&device, hook, order)?;
+            Ok(program.take_link(id)?.try_into()?)
+        })??;
         self.links.push((ifindex, link));
         Ok(())
     }

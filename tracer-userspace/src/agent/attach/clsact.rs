@@ -65,6 +65,20 @@ pub enum ClsactError {
     OwnProgram(String),
 }
 
+impl ClsactError {
+    /// Whether the device has gone meanwhile.
+    #[must_use]
+    pub fn is_device_gone(&self) -> bool {
+        match self {
+            Self::Qdisc(error)
+            | Self::Add { source: error, .. }
+            | Self::List(error)
+            | Self::Remove(error) => error.raw_os_error() == Some(libc::ENODEV),
+            Self::NoHandle | Self::OwnProgram(_) => false,
+        }
+    }
+}
+
 /// One filter of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
@@ -134,13 +148,15 @@ pub fn add_in_front(
     Err(ClsactError::NoHandle)
 }
 
-/// Whether no other filter of the hook runs before ours.
+/// Whether no other tool's filter runs before ours. Another tracer's may: it lets every packet pass, and two that
+/// overtook each other would never come to rest.
 ///
 /// # Errors
 /// [`ClsactError::List`].
 pub fn is_first(netns: &Netns, filter: &Filter) -> Result<bool, ClsactError> {
     let listed = list(netns, filter.ifindex, filter.direction)?;
-    Ok(listed.first().is_some_and(|first| first.program_id == filter.program_id))
+    let first = listed.iter().find(|listed| listed.is(filter) || owner(&listed.name).is_none());
+    Ok(first.is_some_and(|first| first.is(filter)))
 }
 
 /// Removes a filter if its place still holds our program. A device or filter that is gone is no error.
@@ -152,9 +168,7 @@ pub fn remove(netns: &Netns, filter: &Filter) -> Result<(), ClsactError> {
         Err(ClsactError::List(error)) if is_gone(&error) => return Ok(()),
         result => result?,
     };
-    let ours =
-        |candidate: &&Listed| candidate.handle == filter.handle && candidate.program_id == filter.program_id;
-    match listed.iter().find(ours) {
+    match listed.iter().find(|listed| listed.is(filter)) {
         Some(found) => remove_listed(netns, filter.ifindex, filter.direction, found),
         None => Ok(()),
     }
@@ -212,6 +226,11 @@ fn list(netns: &Netns, ifindex: u32, direction: Direction) -> Result<Vec<Listed>
 }
 
 impl Listed {
+    /// Whether it is this filter of ours, and not another that took its place.
+    fn is(&self, ours: &Filter) -> bool {
+        self.handle == ours.handle && self.program_id == ours.program_id
+    }
+
     /// From a `struct tcmsg` and its attributes; `None` for what is no eBPF filter (such as the head of a priority,
     /// which the kernel lists with handle 0).
     fn decode(payload: &[u8]) -> Option<Self> {
@@ -249,16 +268,15 @@ fn owned_name(program: &str) -> String {
 
 /// Whether a filter has a name as [`owned_name`] makes it and its process is gone.
 fn is_orphan(name: &str) -> bool {
-    let mut parts = name.trim_end_matches('\0').split(':');
-    let (Some(program), Some(process), Some(started), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return false;
-    };
-    let (Ok(process), Ok(started)) = (process.parse::<u32>(), started.parse::<u64>()) else {
-        return false;
-    };
-    program.starts_with(PROGRAM_PREFIX) && start_time(process) != Some(started)
+    owner(name).is_some_and(|(process, started)| start_time(process) != Some(started))
+}
+
+/// Process, and its start, behind a name as [`owned_name`] makes it; `None` for another tool's filter.
+fn owner(name: &str) -> Option<(u32, u64)> {
+    let (program, owner) = name.trim_end_matches('\0').split_once(':')?;
+    let (process, started) = owner.split_once(':')?;
+    let owner = (process.parse().ok()?, started.parse().ok()?);
+    program.starts_with(PROGRAM_PREFIX).then_some(owner)
 }
 
 /// When a process started, in clock ticks since boot: field 22 of `/proc/<pid>/stat` (proc(5)).
