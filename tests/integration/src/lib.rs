@@ -15,8 +15,8 @@ mod tracer;
 
 pub use crate::follow::{Follow, Report};
 pub use crate::points::{
-    Filter, Hook, HookProgram, Hooked, Point, assert_unloaded, device_counters, has_clsact, ip, kernel_has_program,
-    run_in, tc_filters, url, wait_until,
+    Filter, Hook, HookProgram, Hooked, Point, assert_unloaded, device_counters, has_clsact, ip,
+    kernel_has_program, run_in, tc_filters, url, wait_until,
 };
 pub use crate::told::{
     Address, Encapsulation, End, HookCounts, Hop, Icmp, Leg, Losses, Missing, PacketCounts, Summary, Tcp,

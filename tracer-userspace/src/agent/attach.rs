@@ -270,7 +270,10 @@ fn bring_to_front(programs: &mut Programs, netns: &Netns, filter: &mut Filter) -
     // Add before remove: packets may be seen twice for a moment (two records of one program at one point, which the
     // correlator takes for a duplicate), but none passes unseen.
     let in_front = clsact::add_in_front(netns, filter.ifindex, filter.direction, filter.ethernet, program)?;
-    clsact::remove(netns, filter)?;
+    // The same place again, if ours had been removed.
+    if in_front != *filter {
+        clsact::remove(netns, filter)?;
+    }
     *filter = in_front;
     Ok(true)
 }

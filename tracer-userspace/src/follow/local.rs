@@ -269,7 +269,9 @@ impl<'a> Follow<'a> {
     fn do_chores(&mut self) {
         let (moved, problems) = self.observer.reconcile();
         for device in moved {
-            notice(&format!("note: another tool got in front of us on {device}; we are first again"));
+            notice(&format!(
+                "note: another tool got in front of us on {device}, or removed us; we are first again"
+            ));
         }
         for problem in problems {
             notice(&format!("warning: {problem}"));
