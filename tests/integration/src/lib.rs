@@ -6,12 +6,14 @@
 //! | `tracer` | the program under test and how to call it; the lab that fits the run |
 //! | `follow` | a running `tracer follow`: wait for a condition, stop, kill |
 //! | `points` | `tracer points`, and the same hooks as tc and bpftool see them |
+//! | `truth` | an independent capture of the same packets, and how the two are compared |
 //! | `told` | its JSON output, as `docs/json.md` documents it |
 
 mod follow;
 mod points;
 mod told;
 mod tracer;
+mod truth;
 
 pub use crate::follow::{Follow, Report};
 pub use crate::points::{
@@ -23,3 +25,4 @@ pub use crate::told::{
     Trajectory, Verdict, VerdictDetail,
 };
 pub use crate::tracer::{Attach, Tracer, attach, lab, program, run_to_its_end};
+pub use crate::truth::{Seen, Transport, Watch, Watched};

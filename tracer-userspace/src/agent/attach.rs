@@ -122,7 +122,7 @@ impl Attacher {
         registry: &mut Registry,
         target: &Target,
         now_ns: u64,
-        mut make: impl FnMut(PointId, Direction) -> ObservationPoint,
+        mut make: impl FnMut(PointId, Direction, Mechanism) -> ObservationPoint,
     ) -> Result<Mechanism, AttachError> {
         let (hooks, space) = match self.mode {
             AttachMode::Clsact => attach_clsact(programs, target)?,
@@ -142,7 +142,7 @@ impl Attacher {
         let mut points = Vec::with_capacity(DIRECTIONS.len());
         for direction in DIRECTIONS {
             let key = PointKey { space, ifindex: target.ifindex, direction };
-            points.push(registry.register(key, now_ns, |id| make(id, direction)).id);
+            points.push(registry.register(key, now_ns, |id| make(id, direction, mechanism)).id);
         }
         let held = Held { netns: target.netns.clone(), device: target.device.clone(), points, hooks };
         self.held.insert((target.netns.id(), target.ifindex), held);

@@ -16,7 +16,7 @@ use super::programs::{LoadError, LoadOptions, Outcomes, Programs};
 use super::ring::{CHANNEL_CAPACITY, RingReader};
 use crate::host::netns::NetnsId;
 use crate::host::plan::PlannedDevice;
-use crate::host::programs::{self, DevicePrograms};
+use crate::host::programs::{self, DevicePrograms, HookProgram};
 use crate::trajectory::model::{ClockId, Direction, ObservationPoint, PointId, Sighting};
 
 /// How to observe.
@@ -116,7 +116,7 @@ impl Observer {
             tracing::warn!("{}: {error}", device.link.name);
             DevicePrograms::default()
         });
-        let make = |id, direction| describe(device, &others, id, direction);
+        let make = |id, direction, mechanism| describe(device, &others, id, direction, mechanism);
         self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make)
     }
 
@@ -188,7 +188,11 @@ fn describe(
     others: &DevicePrograms,
     id: PointId,
     direction: Direction,
+    mechanism: Mechanism,
 ) -> ObservationPoint {
+    let foreign: Vec<_> = others.on(direction).iter().filter(|program| !program.is_ours()).collect();
+    let is_tcx = |program: &&&HookProgram| program.mechanism == programs::Mechanism::Tcx;
+    let name = |program: &HookProgram| Arc::from(program.name.as_str());
     ObservationPoint {
         id,
         node: Arc::clone(&device.node),
@@ -201,11 +205,10 @@ fn describe(
         direction,
         role: device.role,
         bridge: device.link.master,
-        foreign_programs: others
-            .on(direction)
-            .iter()
-            .filter(|program| !program.is_ours())
-            .map(|program| Arc::from(program.name.as_str()))
-            .collect(),
+        foreign_programs: foreign.iter().map(|program| name(program)).collect(),
+        hidden_by: match mechanism {
+            Mechanism::Tcx => None,
+            Mechanism::Clsact => foreign.iter().find(is_tcx).map(|program| name(program)),
+        },
     }
 }

@@ -82,6 +82,7 @@ mod tests {
             role: DeviceRole::PodInterface,
             bridge: None,
             foreign_programs: Vec::new(),
+            hidden_by: None,
         });
     }
 

@@ -343,18 +343,18 @@ fn latency(pair: &[Hop]) -> Latency {
 fn teach_rewrite(learnt: &mut Learnt, before: &Packet, after: &Packet) {
     let protocol = before.protocol;
     let (from, to) = (Endpoint::destination(before), Endpoint::destination(after));
-    if from != to {
-        if let Some(port) = from.port {
-            learnt.learn_translation(protocol, from.address, port);
-            learnt.learn_destination(protocol, Endpoint::source(before), from, to);
-        }
+    if from != to
+        && let Some(port) = from.port
+    {
+        learnt.learn_translation(protocol, from.address, port);
+        learnt.learn_destination(protocol, Endpoint::source(before), from, to);
     }
     let (original, alias) = (Endpoint::source(before), Endpoint::source(after));
-    if original != alias {
-        if let Some(port) = alias.port {
-            learnt.learn_translation(protocol, alias.address, port);
-            learnt.learn_destination(protocol, to, alias, original);
-        }
+    if original != alias
+        && let Some(port) = alias.port
+    {
+        learnt.learn_translation(protocol, alias.address, port);
+        learnt.learn_destination(protocol, to, alias, original);
     }
 }
 

@@ -1,0 +1,114 @@
+//! The truth: what an independent capture on every device saw, and how it is compared with what tracer told.
+//!
+//! The capture (AF_PACKET, parsed with etherparse) shares nothing with tracer: neither hooks nor maps nor parser nor
+//! clock. Two things differ by the place of the taps, and are handled by name:
+//!
+//! - A tap sits behind the tc egress hook. What a program there redirects (Cilium's at `cilium_host`) is in no capture;
+//!   the program's own count of its runs stands in for it, and the next device's capture for the content.
+//! - A tap sits behind segmentation. A packet that is cut at a device's egress is one at the tc hook and several in the
+//!   capture there; see [`Watched::compare_segments`].
+
+mod compare;
+mod packet;
+mod path;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use tracer_lab::{Capture, Lab};
+
+pub use self::packet::{Seen, Transport};
+use crate::follow::{Follow, Report};
+use crate::told::{Summary, Trajectory};
+use crate::tracer::Tracer;
+
+/// The program at `cilium_host`, where taps see nothing.
+const FROM_HOST: &str = "cil_from_host";
+
+/// A capture and a follow of the same packets, under way.
+pub struct Watch<'a> {
+    lab: &'a Lab,
+    /// The addresses of both ends; for a Service its own and those of its pods.
+    ends: [Vec<IpAddr>; 2],
+    capture: Capture,
+    follow: Follow,
+    _tracer: Tracer,
+    /// Runs of `cil_from_host` until the start, by node.
+    runs: HashMap<String, u64>,
+}
+
+/// What both saw.
+pub struct Watched<'a> {
+    lab: &'a Lab,
+    pub trajectories: Vec<Trajectory>,
+    /// The captured packets between the ends, in order of time.
+    pub captured: Vec<Seen>,
+    pub summary: Summary,
+    /// Runs of `cil_from_host` meanwhile, by node.
+    runs: HashMap<String, u64>,
+}
+
+impl<'a> Watch<'a> {
+    /// Captures everywhere and follows `pod` to `to`: a pod, `svc/NAME`, or `NAME.NAMESPACE` of a Service.
+    ///
+    /// # Errors
+    /// When one of the two cannot be started.
+    ///
+    /// # Panics
+    /// When the lab has no such pod or Service.
+    pub fn start(lab: &'a Lab, pod: &str, to: &str) -> Result<Self> {
+        let ends = [lab.pod(pod).ips().to_vec(), addresses(lab, to)];
+        let tracer = Tracer::new(lab)?;
+        let capture = lab.capture_everywhere()?;
+        let runs = runs(lab)?;
+        let follow = tracer.follow(&["--pod", pod, "--to", to])?;
+        Ok(Self { lab, ends, capture, follow, _tracer: tracer, runs })
+    }
+
+    /// Ends both.
+    ///
+    /// # Errors
+    /// When one of the two failed or lost anything: nothing can be compared then.
+    pub fn stop(self) -> Result<Watched<'a>> {
+        let all = self.capture.stop()?;
+        ensure!(all.dropped == 0, "the capture lost {} packets: it is no truth", all.dropped);
+        let Report { trajectories, summary, exit, stderr, .. } = self.follow.stop()?;
+        ensure!(exit.success(), "tracer follow ended with {exit}: {stderr:?}");
+        let summary = summary.context("tracer follow gave no summary")?;
+        ensure!(!summary.losses.is_any(), "tracer follow lost something: {summary:?}");
+        let parsed = all.packets.iter().filter_map(|packet| Seen::parse(packet).transpose());
+        let mut captured = parsed.collect::<Result<Vec<_>>>()?;
+        captured.retain(|seen| is_between(&self.ends, seen));
+        let mut runs = runs(self.lab)?;
+        for (node, runs) in &mut runs {
+            *runs -= self.runs[node];
+        }
+        Ok(Watched { lab: self.lab, trajectories, captured, summary, runs })
+    }
+}
+
+fn is_between([a, b]: &[Vec<IpAddr>; 2], seen: &Seen) -> bool {
+    let (from, to) = (&seen.src.ip, &seen.dst.ip);
+    a.contains(from) && b.contains(to) || b.contains(from) && a.contains(to)
+}
+
+fn addresses(lab: &Lab, target: &str) -> Vec<IpAddr> {
+    let name = target.strip_prefix("svc/").unwrap_or(target);
+    let name = name.split('.').next().unwrap_or(name);
+    if name == target {
+        return lab.pod(target).ips().to_vec();
+    }
+    let service = lab.service(name);
+    let pods = service.endpoints.iter().flat_map(|(_, pod)| lab.pod(pod).ips());
+    service.cluster_ips().into_iter().chain(pods).collect()
+}
+
+/// Runs of `cil_from_host` by node; empty where there is no such program.
+fn runs(lab: &Lab) -> Result<HashMap<String, u64>> {
+    if lab.devices_redirected_at_egress().is_empty() {
+        return Ok(HashMap::new());
+    }
+    let count = |name: &str| Ok((name.to_owned(), lab.program_runs(name, FROM_HOST)?));
+    lab.nodes().iter().map(|node| count(node.name())).collect()
+}

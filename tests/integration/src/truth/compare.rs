@@ -1,0 +1,267 @@
+//! Packet by packet: what the capture saw against what tracer told.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::{Seen, Transport, Watched};
+use crate::told::{Address, Encapsulation, End, Hop, Trajectory};
+
+/// How far the capture's and tracer's time of the same packet at the same device may be apart: the way from the tap to
+/// the hook, with an interruption in between.
+const APART_NS: u64 = 50_000_000;
+
+/// A packet at a device, as both sides know it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Observation {
+    place: String,
+    device: String,
+    ifindex: u32,
+    direction: String,
+    protocol: String,
+    src: Address,
+    dst: Address,
+    ttl: u8,
+    length: u32,
+    encapsulation: Vec<Encapsulation>,
+    content: Content,
+    payload_length: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Content {
+    Tcp { seq: u32, ack: u32, flags: Vec<String>, window: u16 },
+    Icmp { r#type: u8, code: u8, seq: u16 },
+    Other,
+}
+
+impl Watched<'_> {
+    /// Compares everything, where no packet was cut (GSO) on its way.
+    ///
+    /// # Panics
+    /// When anything differs; with all that does.
+    #[track_caller]
+    pub fn assert_told_is_true(&self) {
+        self.assert_nothing_is_missing_or_invented();
+        self.assert_joined_hops_are_one_packet();
+        self.assert_redirected_hops_are_true();
+        self.trajectories.iter().for_each(|trajectory| self.assert_consistent(trajectory));
+    }
+
+    /// For each device and direction, the captured packets are the told hops: as many of each, none else.
+    #[track_caller]
+    fn assert_nothing_is_missing_or_invented(&self) {
+        let mut balance: BTreeMap<Observation, i64> = BTreeMap::new();
+        for seen in &self.captured {
+            *balance.entry(Observation::captured(seen)).or_default() += 1;
+        }
+        for (trajectory, hop) in self.tapped_hops() {
+            *balance.entry(Observation::told(trajectory, hop)).or_default() -= i64::from(hop.segments);
+        }
+        balance.retain(|_, balance| *balance != 0);
+        assert!(
+            balance.is_empty(),
+            "{} captured packets, {} told hops; they differ in\n{}\n{}",
+            self.captured.len(),
+            self.tapped_hops().count(),
+            balance
+                .iter()
+                .map(|(observation, balance)| {
+                    let what = if *balance > 0 { "captured, not told" } else { "told, not captured" };
+                    format!("{what} ({}): {observation}\n", balance.abs())
+                })
+                .collect::<String>(),
+            self.in_words()
+        );
+    }
+
+    /// The hops of a trajectory, looked up in the capture, are one packet by all that NAT leaves alone.
+    #[track_caller]
+    fn assert_joined_hops_are_one_packet(&self) {
+        // Equal observations are paired in the order of time, which is the order at one device.
+        let mut in_capture: BTreeMap<Observation, Vec<&Seen>> = BTreeMap::new();
+        for seen in &self.captured {
+            in_capture.entry(Observation::captured(seen)).or_default().push(seen);
+        }
+        let mut hops: Vec<_> = self.tapped_hops().collect();
+        hops.sort_by_key(|(_, hop)| std::cmp::Reverse(hop.time_ns));
+        in_capture.values_mut().for_each(|seen| seen.sort_by_key(|seen| seen.time_ns));
+        let mut of_trajectory: BTreeMap<u64, Vec<&Seen>> = BTreeMap::new();
+        for (trajectory, hop) in hops {
+            let observation = Observation::told(trajectory, hop);
+            let Some(seen) = in_capture.get_mut(&observation).and_then(Vec::pop) else {
+                panic!("not captured: {observation}");
+            };
+            assert!(
+                seen.time_ns.abs_diff(hop.time_ns) < APART_NS,
+                "captured at {} ns, told at {} ns: {observation}",
+                seen.time_ns,
+                hop.time_ns
+            );
+            of_trajectory.entry(trajectory.id).or_default().push(seen);
+        }
+        for (id, packets) in of_trajectory {
+            let mut essences: Vec<_> = packets.iter().map(|seen| seen.essence()).collect();
+            essences.dedup();
+            assert_eq!(essences.len(), 1, "trajectory {id} joins different packets: {essences:#?}");
+        }
+    }
+
+    /// Where taps see nothing: the program there ran once for every told hop, and the packet is as the next device's
+    /// capture shows it.
+    #[track_caller]
+    fn assert_redirected_hops_are_true(&self) {
+        let mut told: BTreeMap<&str, u64> = self.runs.keys().map(|node| (node.as_str(), 0)).collect();
+        for trajectory in &self.trajectories {
+            for (hop, next) in trajectory.hops.iter().zip(trajectory.hops.iter().skip(1)) {
+                if self.is_tapped(hop) {
+                    continue;
+                }
+                *told.entry(&hop.node).or_default() += 1;
+                let as_seen = |hop: &Hop| (hop.src, hop.dst, hop.ttl, hop.length, hop.encapsulation.clone());
+                assert!(self.is_tapped(next), "two hops in a row that nobody saw: {trajectory}");
+                assert_eq!(as_seen(hop), as_seen(next), "{trajectory}");
+            }
+        }
+        let runs: BTreeMap<&str, u64> = self.runs.iter().map(|(node, runs)| (node.as_str(), *runs)).collect();
+        assert_eq!(told, runs, "hops at {:?} and runs there", self.lab.devices_redirected_at_egress());
+    }
+
+    /// What one trajectory says of itself, by what the lab knows.
+    #[track_caller]
+    fn assert_consistent(&self, trajectory: &Trajectory) {
+        assert!(trajectory.is_complete(), "{trajectory}");
+        assert!(trajectory.ambiguous.is_none() && trajectory.notes.is_empty(), "{trajectory}");
+        assert_eq!(trajectory.retransmission_of, None, "{trajectory}");
+        let hops = &trajectory.hops;
+        assert!(hops.iter().map(|hop| hop.time_ns).is_sorted(), "{trajectory}");
+        let legs: Vec<_> = trajectory.legs.iter().map(|leg| (leg.from, leg.to, leg.latency_ns)).collect();
+        // One machine, one clock: every leg is known.
+        let between = hops.windows(2).enumerate();
+        let expected: Vec<_> =
+            between.map(|(from, pair)| (from, from + 1, Some(pair[1].time_ns - pair[0].time_ns))).collect();
+        assert_eq!(legs, expected, "{trajectory}");
+        let first = &hops[0];
+        for (end, address) in [(&trajectory.src, first.src), (&trajectory.dst, first.dst)] {
+            assert_eq!(*end, self.end(address), "{trajectory}");
+        }
+        hops.iter().for_each(|hop| self.assert_hop_is_named(hop));
+    }
+
+    /// Whose device it is.
+    #[track_caller]
+    fn assert_hop_is_named(&self, hop: &Hop) {
+        let owner = self.lab.pods().iter().find(|pod| {
+            let node = self.lab.node_of(pod);
+            hop.node == node.name()
+                && (hop.device == pod.host_device() && hop.ifindex == pod.host_ifindex()
+                    || hop.role == "pod-interface" && hop.pod.as_deref() == Some(pod.name()))
+        });
+        let expected = owner.map(|pod| (pod.namespace(), pod.name()));
+        assert_eq!(hop.namespace.as_deref().zip(hop.pod.as_deref()), expected, "{hop:?}");
+        assert_eq!(owner.is_some(), hop.role.starts_with("pod-"), "{hop:?}");
+    }
+
+    /// How an address must be named.
+    fn end(&self, address: Address) -> End {
+        let Address { ip, port } = address;
+        let nobody = End { ip, port, pod: None, namespace: None, node: None, service: None };
+        if let Some(pod) = self.lab.pods().iter().find(|pod| pod.ips().contains(&ip)) {
+            let node = self.lab.node_of(pod).name().to_owned();
+            let (name, namespace) = (pod.name().to_owned(), pod.namespace().to_owned());
+            return End { pod: Some(name), namespace: Some(namespace), node: Some(node), ..nobody };
+        }
+        match self.lab.services().iter().find(|service| service.cluster_ips().contains(&ip)) {
+            Some(service) => End {
+                service: Some(service.name.clone()),
+                namespace: Some(service.namespace.clone()),
+                ..nobody
+            },
+            None => nobody,
+        }
+    }
+
+    fn tapped_hops(&self) -> impl Iterator<Item = (&Trajectory, &Hop)> {
+        let hops = self.trajectories.iter().flat_map(|told| told.hops.iter().map(move |hop| (told, hop)));
+        hops.filter(|(_, hop)| self.is_tapped(hop))
+    }
+
+    /// Whether a capture can see the hop.
+    pub(super) fn is_tapped(&self, hop: &Hop) -> bool {
+        hop.direction != "egress" || !self.lab.devices_redirected_at_egress().contains(&hop.device.as_str())
+    }
+
+    pub(super) fn in_words(&self) -> String {
+        self.trajectories.iter().map(Trajectory::to_string).collect()
+    }
+}
+
+impl Observation {
+    fn captured(seen: &Seen) -> Self {
+        Self {
+            place: seen.place.clone(),
+            device: seen.device.clone(),
+            ifindex: seen.ifindex,
+            direction: seen.direction.to_owned(),
+            protocol: match seen.protocol {
+                1 => "icmp".to_owned(),
+                6 => "tcp".to_owned(),
+                17 => "udp".to_owned(),
+                58 => "icmpv6".to_owned(),
+                other => format!("ip-{other}"),
+            },
+            src: seen.src,
+            dst: seen.dst,
+            ttl: seen.ttl,
+            length: seen.length,
+            encapsulation: seen.encapsulation.clone(),
+            content: match &seen.transport {
+                Transport::Tcp { seq, ack, flags, window, .. } => Content::Tcp {
+                    seq: *seq,
+                    ack: *ack,
+                    flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+                    window: *window,
+                },
+                Transport::Icmp { r#type, code, seq } => {
+                    Content::Icmp { r#type: *r#type, code: *code, seq: *seq }
+                }
+                Transport::Udp | Transport::Other => Content::Other,
+            },
+            payload_length: seen.payload.len() as u64,
+        }
+    }
+
+    fn told(trajectory: &Trajectory, hop: &Hop) -> Self {
+        let content = match (&trajectory.tcp, &trajectory.icmp) {
+            (Some(tcp), _) => {
+                Content::Tcp { seq: tcp.seq, ack: tcp.ack, flags: tcp.flags.clone(), window: tcp.window }
+            }
+            (None, Some(icmp)) => Content::Icmp { r#type: icmp.r#type, code: icmp.code, seq: icmp.seq },
+            (None, None) => Content::Other,
+        };
+        Self {
+            place: hop.place(),
+            device: hop.device.clone(),
+            ifindex: hop.ifindex,
+            direction: hop.direction.clone(),
+            protocol: trajectory.protocol.clone(),
+            src: hop.src,
+            dst: hop.dst,
+            ttl: hop.ttl,
+            length: hop.length,
+            encapsulation: hop.encapsulation.clone(),
+            content,
+            payload_length: trajectory.payload_length,
+        }
+    }
+}
+
+impl fmt::Display for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, device, ifindex, direction, protocol, src, dst, ttl, length, .. } = self;
+        write!(
+            f,
+            "{place} {device} ({ifindex}) {direction} {protocol} {src} -> {dst} ttl {ttl} length {length} "
+        )?;
+        write!(f, "{:?} payload {} in {:?}", self.content, self.payload_length, self.encapsulation)
+    }
+}
