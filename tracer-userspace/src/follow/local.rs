@@ -165,16 +165,7 @@ impl<'a> Follow<'a> {
             }
         }
         if points.is_empty() {
-            let problems: Vec<_> =
-                self.site.survey().problems.iter().map(|problem| problem.sentence.as_str()).collect();
-            return Err(Failure::Failed(format!(
-                "there is nothing to observe on this machine: {}",
-                if problems.is_empty() {
-                    "no device of the nodes involved is up".to_owned()
-                } else {
-                    problems.join("; ")
-                }
-            )));
+            return Err(Failure::Failed(self.nothing_to_observe()));
         }
         let nodes: HashSet<_> = points.iter().map(|point| &point.node).collect();
         notice(&format!(
@@ -184,6 +175,22 @@ impl<'a> Follow<'a> {
             if nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", nodes.len()) },
         ));
         Ok(())
+    }
+
+    /// Why there is no point. The inventory may have thousands of pods on other machines: only what concerns this
+    /// machine and the nodes of the follow is said; its pods have been spoken of.
+    fn nothing_to_observe(&self) -> String {
+        let ends = [Some(&self.selection.a), self.selection.b.as_ref()];
+        let nodes: HashSet<_> = ends.into_iter().flatten().flat_map(|end| &end.nodes).collect();
+        let mut lines = vec!["there is nothing to observe on this machine:".to_owned()];
+        let problems = self.site.survey().problems.iter().filter(|problem| {
+            problem.pod.is_none() && problem.node.as_ref().is_none_or(|node| nodes.contains(node))
+        });
+        lines.extend(problems.map(|problem| format!("  - {}", problem.sentence)));
+        if lines.len() == 1 {
+            lines.push("  - no device of the nodes involved is up".to_owned());
+        }
+        lines.join("\n")
     }
 
     async fn until_the_end(&mut self, args: &FollowArgs) -> Result<End, Failure> {
