@@ -1,9 +1,10 @@
 //! Each datapath of the lab, hop by hop.
 
+use crate::trajectory::correlate::{CorrelatorConfig, FollowScope};
 use crate::trajectory::model::{Latency, Verdict};
 use crate::trajectory::testing::{
     ACK, CLUSTER_IP, CURL, Change, HTTPBIN, NODE_1, NODE_2, PSH, ROUTED, ROUTED_SERVICE, SECOND, SYN, Step,
-    hooks, ping, tcp, two_nodes, two_nodes_with_one_clock, udp,
+    hooks, ping, run, tcp, two_nodes, two_nodes_with_one_clock, udp,
 };
 
 fn names(steps: &[Step<'_>]) -> Vec<String> {
@@ -268,6 +269,25 @@ fn snat_to_the_node_is_joined_and_the_reply_finds_its_way_back() {
     assert!(
         out.iter().all(|t| t.verdict == Verdict::Delivered && t.missing.is_empty() && t.notes.is_empty())
     );
+}
+
+#[test]
+fn without_a_target_a_packet_that_snat_may_have_hidden_is_not_called_lost() {
+    let world = two_nodes(false, "");
+    let to_other_node: &[Step<'_>] = &[("n1/curl:eth0>", &[]), ("n1/vethcurl<", &[])];
+    let sightings = || world.walk(SECOND, &tcp((CURL, 1), (NODE_2, 10250), 9, 0, SYN), to_other_node);
+    let scope = |b: Option<&str>| FollowScope {
+        a: [CURL.parse().unwrap()].into(),
+        b: b.map(|address| [address.parse().unwrap()].into()),
+    };
+    let told = |scope| {
+        let config = CorrelatorConfig { scopes: vec![scope], ..CorrelatorConfig::default() };
+        run(&mut world.correlator(config), sightings()).remove(0).verdict
+    };
+
+    assert!(matches!(told(scope(Some(NODE_2))), Verdict::Lost { .. }));
+    let Verdict::Unknown { reason } = told(scope(None)) else { panic!("called lost") };
+    assert!(reason.contains("SNAT") && reason.contains("--to"), "{reason}");
 }
 
 #[test]
