@@ -101,6 +101,21 @@ fn two_ports_of_one_bridge_need_no_bridge_hook_unless_the_packet_was_routed() {
 }
 
 #[test]
+fn a_bridged_packet_of_a_service_may_leave_by_the_bridge_without_entering_it() {
+    let world = two_nodes(true, "flannel.1");
+    let steps: &[Step<'_>] = &[
+        ("n1/curl:eth0>", &[]),
+        ("n1/vethcurl<", &[]),
+        ("n1/cni0>", &[Change::To("10.244.0.20", 8080)]),
+        ("n1/vethdns>", &[]),
+        ("n1/dns:eth0<", &[]),
+    ];
+    let out = world.correlate(world.walk(SECOND, &tcp((CURL, 1), (CLUSTER_IP, 80), 5, 0, SYN), steps));
+    assert_eq!(hooks(&out[0]), names(steps));
+    assert_eq!((out[0].expected_hops, out[0].missing.len()), (5, 0));
+}
+
+#[test]
 fn cilium_legacy_routing_passes_both_peers_and_other_devices_do_no_harm() {
     let mut world = two_nodes(false, "cilium_vxlan");
     world.other("n2", "cilium_host");
