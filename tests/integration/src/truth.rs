@@ -12,11 +12,12 @@ mod compare;
 mod packet;
 mod path;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use tracer_lab::{Capture, Lab};
+use tracer_lab::{Capture, Captured, CapturedPacket, Direction, Lab};
 
 pub use self::packet::{Seen, Transport};
 use crate::follow::{Follow, Report};
@@ -34,8 +35,7 @@ pub struct Watch<'a> {
     capture: Capture,
     follow: Follow,
     _tracer: Tracer,
-    /// Runs of `cil_from_host` until the start, by node.
-    runs: HashMap<String, u64>,
+    runs: Runs,
 }
 
 /// What both saw.
@@ -45,8 +45,21 @@ pub struct Watched<'a> {
     /// The captured packets between the ends, in order of time.
     pub captured: Vec<Seen>,
     pub summary: Summary,
-    /// Runs of `cil_from_host` meanwhile, by node.
-    runs: HashMap<String, u64>,
+    /// What the program at `cilium_host` redirected meanwhile.
+    redirected: Redirected,
+}
+
+/// How often `cil_from_host` had run at a time, by node; empty where there is no such program.
+struct Runs {
+    time_ns: u64,
+    by_node: HashMap<String, u64>,
+}
+
+/// What `cil_from_host` took away between two times, by node.
+struct Redirected {
+    from_ns: u64,
+    to_ns: u64,
+    by_node: BTreeMap<String, u64>,
 }
 
 impl<'a> Watch<'a> {
@@ -61,7 +74,7 @@ impl<'a> Watch<'a> {
         let ends = [lab.pod(pod).ips().to_vec(), addresses(lab, to)];
         let tracer = Tracer::new(lab)?;
         let capture = lab.capture_everywhere()?;
-        let runs = runs(lab)?;
+        let runs = Runs::now(lab)?;
         let follow = tracer.follow(&["--pod", pod, "--to", to])?;
         Ok(Self { lab, ends, capture, follow, _tracer: tracer, runs })
     }
@@ -71,6 +84,8 @@ impl<'a> Watch<'a> {
     /// # Errors
     /// When one of the two failed or lost anything: nothing can be compared then.
     pub fn stop(self) -> Result<Watched<'a>> {
+        // While the capture still runs, because it tells which runs were of packets that went on.
+        let runs = Runs::now(self.lab)?;
         let all = self.capture.stop()?;
         ensure!(all.dropped == 0, "the capture lost {} packets: it is no truth", all.dropped);
         let Report { trajectories, summary, exit, stderr, .. } = self.follow.stop()?;
@@ -80,11 +95,8 @@ impl<'a> Watch<'a> {
         let parsed = all.packets.iter().filter_map(|packet| Seen::parse(packet).transpose());
         let mut captured = parsed.collect::<Result<Vec<_>>>()?;
         captured.retain(|seen| is_between(&self.ends, seen));
-        let mut runs = runs(self.lab)?;
-        for (node, runs) in &mut runs {
-            *runs -= self.runs[node];
-        }
-        Ok(Watched { lab: self.lab, trajectories, captured, summary, runs })
+        let redirected = self.runs.redirected(&runs, self.lab, &all);
+        Ok(Watched { lab: self.lab, trajectories, captured, summary, redirected })
     }
 }
 
@@ -104,11 +116,32 @@ fn addresses(lab: &Lab, target: &str) -> Vec<IpAddr> {
     service.cluster_ips().into_iter().chain(pods).collect()
 }
 
-/// Runs of `cil_from_host` by node; empty where there is no such program.
-fn runs(lab: &Lab) -> Result<HashMap<String, u64>> {
-    if lab.devices_redirected_at_egress().is_empty() {
-        return Ok(HashMap::new());
+impl Runs {
+    fn now(lab: &Lab) -> Result<Self> {
+        let time_ns = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
+        let nodes = lab.nodes().iter().filter(|_| !lab.devices_redirected_at_egress().is_empty());
+        let by_node = nodes.map(|node| {
+            let runs = lab.program_runs(node.name(), FROM_HOST)?;
+            Ok((node.name().to_owned(), runs))
+        });
+        Ok(Self { time_ns, by_node: by_node.collect::<Result<_>>()? })
     }
-    let count = |name: &str| Ok((name.to_owned(), lab.program_runs(name, FROM_HOST)?));
-    lab.nodes().iter().map(|node| count(node.name())).collect()
+
+    /// What ran and is not in the capture of the device was taken away there. The rest is the node's own: it looks for
+    /// routers and multicast groups on every device.
+    fn redirected(&self, later: &Self, lab: &Lab, all: &Captured) -> Redirected {
+        let (from_ns, to_ns) = (self.time_ns, later.time_ns);
+        let went_on = |node: &str| {
+            let at_hook = |packet: &&CapturedPacket| {
+                *packet.place == *node
+                    && packet.direction == Direction::Egress
+                    && lab.devices_redirected_at_egress().contains(&&*packet.device)
+                    && (from_ns..to_ns).contains(&packet.time_ns)
+            };
+            all.packets.iter().filter(at_hook).count() as u64
+        };
+        let runs = later.by_node.iter();
+        let by_node = runs.map(|(node, runs)| (node.clone(), runs - self.by_node[node] - went_on(node)));
+        Redirected { from_ns, to_ns, by_node: by_node.collect() }
+    }
 }

@@ -3,6 +3,7 @@
 //! Not here: a kernel without a ring buffer. Whether the kernel has one is asked of the kernel itself, by the type of
 //! a map behind a pointer, which nothing in between (seccomp, namespaces) can answer differently. It needs a kernel
 //! before 5.8.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -109,7 +110,8 @@ fn names_that_do_not_exist_are_told_with_near_ones() {
 
 #[test]
 fn a_name_in_two_namespaces_is_not_guessed() {
-    let (_lab, tracer) = lab_and_tracer();
+    let (lab, tracer) = lab_and_tracer();
+    let uid = lab.pod("curl").uid().to_owned();
     edit(&tracer, |text| {
         let curl = item(text, &["  kind: Pod", "    name: curl"]);
         let other =

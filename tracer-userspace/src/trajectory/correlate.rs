@@ -70,7 +70,7 @@ impl Default for CorrelatorConfig {
 pub struct FollowScope {
     /// Addresses of the followed pods.
     pub a: HashSet<IpAddr>,
-    /// Addresses of the target; `None` for any.
+    /// Addresses of the target; `None` for any. Packets under an address that SNAT gave them are then not recorded.
     pub b: Option<HashSet<IpAddr>>,
 }
 
@@ -232,9 +232,6 @@ impl<D: Directory> Correlator<D> {
     /// Takes in a sighting, in any order.
     pub fn push(&mut self, sighting: Sighting) {
         self.counters.sightings += 1;
-        if !self.topology.contains(sighting.point.id) {
-            self.topology.add(sighting.point.clone(), 0);
-        }
         match Content::of(&sighting.packet, self.hash) {
             Content::Whole { key } => self.push_whole(sighting, key),
             Content::Bytes { key, range } => self.push_bytes(sighting, key, range),

@@ -42,6 +42,8 @@ pub struct Facts<'a> {
     pub destination: &'a Owner,
     /// Records lost on a node while the packet was under way.
     pub lost_on: &'a dyn Fn(&str) -> u64,
+    /// Packets are also recorded under the addresses that SNAT may give them.
+    pub sees_snat: bool,
     /// Why no more sightings can come although the packet may be under way (`finish`, eviction).
     pub cut_short: Option<&'static str>,
 }
@@ -372,6 +374,12 @@ fn conclude(
                 "{} was not observed yet; last seen at {last_seen_at}",
                 absent.describe()
             )),
+            Some(_) if !facts.sees_snat && !matches!(facts.destination, Owner::Pod { .. }) => {
+                End::Unknown(format!(
+                    "last seen at {last_seen_at}; the node may have given it its own address (SNAT), and packets with \
+                     that are recorded only if the target is named (--to)"
+                ))
+            }
             Some(absent) => End::Lost { after: last_index, expected: absent.describe() },
             None => {
                 End::Unknown(format!("no later device on its way is observed; last seen at {last_seen_at}"))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Seen, Transport, Watched};
+use super::{Redirected, Seen, Transport, Watched};
 use crate::told::{Address, Encapsulation, End, Hop, Trajectory};
 
 /// How far the capture's and tracer's time of the same packet at the same device may be apart: the way from the tap to
@@ -106,24 +106,31 @@ impl Watched<'_> {
         }
     }
 
-    /// Where taps see nothing: the program there ran once for every told hop, and the packet is as the next device's
-    /// capture shows it.
+    /// Where taps see nothing: the program there took away one packet for every told hop, and the packet is as the next
+    /// device's capture shows it.
     #[track_caller]
     fn assert_redirected_hops_are_true(&self) {
-        let mut told: BTreeMap<&str, u64> = self.runs.keys().map(|node| (node.as_str(), 0)).collect();
+        let Redirected { from_ns, to_ns, by_node } = &self.redirected;
+        let mut told: BTreeMap<String, u64> = by_node.keys().map(|node| (node.clone(), 0)).collect();
         for trajectory in &self.trajectories {
             for (hop, next) in trajectory.hops.iter().zip(trajectory.hops.iter().skip(1)) {
                 if self.is_tapped(hop) {
                     continue;
                 }
-                *told.entry(&hop.node).or_default() += 1;
+                if (*from_ns..*to_ns).contains(&hop.time_ns) {
+                    *told.entry(hop.node.clone()).or_default() += 1;
+                }
                 let as_seen = |hop: &Hop| (hop.src, hop.dst, hop.ttl, hop.length, hop.encapsulation.clone());
                 assert!(self.is_tapped(next), "two hops in a row that nobody saw: {trajectory}");
                 assert_eq!(as_seen(hop), as_seen(next), "{trajectory}");
             }
         }
-        let runs: BTreeMap<&str, u64> = self.runs.iter().map(|(node, runs)| (node.as_str(), *runs)).collect();
-        assert_eq!(told, runs, "hops at {:?} and runs there", self.lab.devices_redirected_at_egress());
+        assert_eq!(
+            told,
+            *by_node,
+            "hops at {:?} and packets taken away there",
+            self.lab.devices_redirected_at_egress()
+        );
     }
 
     /// What one trajectory says of itself, by what the lab knows.

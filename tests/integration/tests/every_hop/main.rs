@@ -11,7 +11,7 @@ mod routed;
 use std::net::SocketAddr;
 
 use tracer_integration::{Watch, Watched, lab};
-use tracer_lab::{RecordType, Topology};
+use tracer_lab::{Lab, RecordType, Topology};
 
 /// A name that the lab's DNS has, under both types.
 const NAME: &str = "kube-dns.kube-system.svc.cluster.local";
@@ -45,16 +45,20 @@ fn assert_pod_is_reached(topology: Topology, pod: &str, there: &[&str], back: &[
 #[track_caller]
 fn assert_web_service_is_reached(topology: Topology, service: &str, there: &[&str], back: &[&str]) {
     let lab = lab(topology).unwrap();
+    assert_way(&watch_web_service(&lab, service), &["tcp IPv4", "tcp IPv6"], there, back);
+}
+
+/// An HTTP request from curl to a Service, over each family.
+fn watch_web_service<'a>(lab: &'a Lab, service: &str) -> Watched<'a> {
     let (curl, server, service) = (lab.pod("curl"), lab.pod(service), lab.service(service));
     let web = server.serve_http(80).unwrap();
-    let watch = Watch::start(&lab, "curl", &format!("svc/{}", service.name)).unwrap();
+    let watch = Watch::start(lab, "curl", &format!("svc/{}", service.name)).unwrap();
 
     for ip in service.cluster_ips() {
         assert_eq!(curl.curl(&format!("http://{}/", SocketAddr::new(ip, 8000))).unwrap().status, 200);
     }
     drop(web);
-
-    assert_way(&watch.stop().unwrap(), &["tcp IPv4", "tcp IPv6"], there, back);
+    watch.stop().unwrap()
 }
 
 /// DNS queries from curl to kube-dns, over both families, go by `there` and are answered by `back`.

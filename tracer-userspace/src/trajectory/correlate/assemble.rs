@@ -16,6 +16,7 @@ pub(super) struct Context<'a, D: ?Sized> {
     pub(super) topology: &'a Topology,
     pub(super) learnt: &'a Learnt,
     pub(super) lost_on: &'a dyn Fn(&str) -> u64,
+    pub(super) sees_snat: bool,
     pub(super) cut_short: Option<&'static str>,
 }
 
@@ -77,6 +78,7 @@ fn judge_unit<D: Directory + ?Sized>(
         source: &source,
         destination: &destination,
         lost_on: context.lost_on,
+        sees_snat: context.sees_snat,
         cut_short: context.cut_short,
     };
     let expectation = expect::judge(&seen, &facts);

@@ -78,6 +78,7 @@ impl<D: Directory> Correlator<D> {
                 topology: &self.topology,
                 learnt: &self.learnt,
                 lost_on: &lost_on,
+                sees_snat: self.config.scopes.iter().all(|scope| scope.b.is_some()),
                 cut_short,
             },
         )

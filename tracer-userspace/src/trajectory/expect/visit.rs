@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::trajectory::expect::table::{At, When};
 use crate::trajectory::expect::topology::{Lookup, Way};
 use crate::trajectory::expect::{Facts, Seen};
-use crate::trajectory::model::{DeviceRole, ObservationPoint, Owner, PodRef};
+use crate::trajectory::model::{DeviceRole, Direction, ObservationPoint, Owner, PodRef};
 use crate::trajectory::order::{BRIDGE_DOWN, BRIDGE_UP, NIC_IN, NIC_OUT, Stage, TUNNEL_IN, TUNNEL_OUT};
 use crate::trajectory::rewrite::Endpoint;
 
@@ -143,8 +143,13 @@ impl<'a> Conditions<'a> {
         let target_pod = if let Exit::Pod(pod) = visit.exit { Some(pod) } else { None };
         let source_bridge = source_pod.and_then(|pod| topology.bridge_of(pod));
         let target_bridge = target_pod.and_then(|pod| topology.bridge_of(pod));
-        // Between two ports of one bridge nothing but evidence tells routed from bridged.
-        let routed = hops.iter().any(|hop| hop.point.role == DeviceRole::Bridge)
+        // Between two ports of one bridge nothing but evidence tells routed from bridged. Leaving by the bridge is none:
+        // what br_netfilter translates to another port does that until the neighbour is known, and was not routed.
+        let at_bridge = |direction| {
+            let mut points = hops.iter().map(|hop| hop.point);
+            points.any(|point| point.role == DeviceRole::Bridge && point.direction == direction)
+        };
+        let routed = at_bridge(Direction::Ingress)
             || hops.windows(2).any(|pair| pair[1].packet.ttl < pair[0].packet.ttl);
         let one_bridge = source_bridge.is_some() && source_bridge == target_bridge;
         let unresolved = matches!(visit.exit, Exit::Unresolved | Exit::Outside);
@@ -161,7 +166,7 @@ impl<'a> Conditions<'a> {
             source_bridge,
             target_bridge,
             source_routed: source_bridge.is_some() && (routed || !(one_bridge || unresolved)),
-            target_routed: target_bridge.is_some() && (routed || !one_bridge),
+            target_routed: target_bridge.is_some() && (routed || !one_bridge || at_bridge(Direction::Egress)),
             arrives_encapsulated: arriving
                 .known()
                 .unwrap_or_else(|| way_in.is_some_and(|way| way.tunnel_in.is_some())),

@@ -1,9 +1,10 @@
 //! Each datapath of the lab, hop by hop.
 
+use crate::trajectory::correlate::{CorrelatorConfig, FollowScope};
 use crate::trajectory::model::{Latency, Verdict};
 use crate::trajectory::testing::{
     ACK, CLUSTER_IP, CURL, Change, HTTPBIN, NODE_1, NODE_2, PSH, ROUTED, ROUTED_SERVICE, SECOND, SYN, Step,
-    hooks, ping, tcp, two_nodes, two_nodes_with_one_clock, udp,
+    hooks, ping, run, tcp, two_nodes, two_nodes_with_one_clock, udp,
 };
 
 fn names(steps: &[Step<'_>]) -> Vec<String> {
@@ -97,6 +98,21 @@ fn two_ports_of_one_bridge_need_no_bridge_hook_unless_the_packet_was_routed() {
     assert_eq!(hooks(&out[0]), names(routed));
     assert_eq!((out[0].expected_hops, out[0].missing.len()), (6, 0));
     assert!(out[0].notes.is_empty());
+}
+
+#[test]
+fn a_bridged_packet_of_a_service_may_leave_by_the_bridge_without_entering_it() {
+    let world = two_nodes(true, "flannel.1");
+    let steps: &[Step<'_>] = &[
+        ("n1/curl:eth0>", &[]),
+        ("n1/vethcurl<", &[]),
+        ("n1/cni0>", &[Change::To("10.244.0.20", 8080)]),
+        ("n1/vethdns>", &[]),
+        ("n1/dns:eth0<", &[]),
+    ];
+    let out = world.correlate(world.walk(SECOND, &tcp((CURL, 1), (CLUSTER_IP, 80), 5, 0, SYN), steps));
+    assert_eq!(hooks(&out[0]), names(steps));
+    assert_eq!((out[0].expected_hops, out[0].missing.len()), (5, 0));
 }
 
 #[test]
@@ -268,6 +284,25 @@ fn snat_to_the_node_is_joined_and_the_reply_finds_its_way_back() {
     assert!(
         out.iter().all(|t| t.verdict == Verdict::Delivered && t.missing.is_empty() && t.notes.is_empty())
     );
+}
+
+#[test]
+fn without_a_target_a_packet_that_snat_may_have_hidden_is_not_called_lost() {
+    let world = two_nodes(false, "");
+    let to_other_node: &[Step<'_>] = &[("n1/curl:eth0>", &[]), ("n1/vethcurl<", &[])];
+    let sightings = || world.walk(SECOND, &tcp((CURL, 1), (NODE_2, 10250), 9, 0, SYN), to_other_node);
+    let scope = |b: Option<&str>| FollowScope {
+        a: [CURL.parse().unwrap()].into(),
+        b: b.map(|address| [address.parse().unwrap()].into()),
+    };
+    let told = |scope| {
+        let config = CorrelatorConfig { scopes: vec![scope], ..CorrelatorConfig::default() };
+        run(&mut world.correlator(config), sightings()).remove(0).verdict
+    };
+
+    assert!(matches!(told(scope(Some(NODE_2))), Verdict::Lost { .. }));
+    let Verdict::Unknown { reason } = told(scope(None)) else { panic!("called lost") };
+    assert!(reason.contains("SNAT") && reason.contains("--to"), "{reason}");
 }
 
 #[test]
