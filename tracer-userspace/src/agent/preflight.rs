@@ -62,7 +62,7 @@ pub fn check() -> Result<Shortcomings, PreflightError> {
     let mut shortcomings = Vec::new();
     if !Path::new(KERNEL_BTF).exists() {
         shortcomings.push(format!(
-            "kernel {} has no BTF ({KERNEL_BTF} is missing): names of other programs are cut to 15 characters",
+            "kernel {} has no BTF ({KERNEL_BTF} is missing): packets are followed without it",
             kernel_release()
         ));
     }

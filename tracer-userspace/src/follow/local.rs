@@ -161,13 +161,7 @@ impl<'a> Follow<'a> {
             }
         }
         if points.is_empty() {
-            let problems: Vec<_> =
-                self.site.survey().problems.iter().map(|problem| problem.sentence.as_str()).collect();
-            let why = match problems.is_empty() {
-                true => "no device of the nodes involved is up".to_owned(),
-                false => problems.join("; "),
-            };
-            return Err(Failure::Failed(format!("there is nothing to observe on this machine: {why}")));
+            return Err(Failure::Failed(self.nothing_to_observe()));
         }
         let nodes: HashSet<_> = points.iter().map(|point| &point.node).collect();
         notice(&format!(
@@ -179,7 +173,22 @@ impl<'a> Follow<'a> {
         Ok(())
     }
 
-    async fn until_the_end(&mut self, mut interrupted: Interrupted) -> Result<Ending, Failure> {
+    /// Why there is no point. The inventory may have thousands of pods on other machines: only what concerns this
+    /// machine and the nodes of the follow is said; its pods have been spoken of.
+    fn nothing_to_observe(&self) -> String {
+        let nodes: HashSet<_> = ends_of(&self.selection).flat_map(|end| &end.nodes).collect();
+        let mut lines = vec!["there is nothing to observe on this machine:".to_owned()];
+        let problems = self.site.survey().problems.iter().filter(|problem| {
+            problem.pod.is_none() && problem.node.as_ref().is_none_or(|node| nodes.contains(node))
+        });
+        lines.extend(problems.map(|problem| format!("  - {}", problem.sentence)));
+        if lines.len() == 1 {
+            lines.push("  - no device of the nodes involved is up".to_owned());
+        }
+        lines.join("\n")
+    }
+
+    async fn until_the_end(&mut self, args: &FollowArgs) -> Result<End, Failure> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut chores = interval(CHORES);
@@ -393,9 +402,12 @@ impl Looks {
     }
 }
 
+fn ends_of(selection: &Selection) -> impl Iterator<Item = &End> {
+    [Some(&selection.a), selection.b.as_ref()].into_iter().flatten()
+}
+
 fn pods_of(selection: &Selection) -> impl Iterator<Item = &Arc<PodRef>> {
-    let ends: [Option<&End>; 2] = [Some(&selection.a), selection.b.as_ref()];
-    ends.into_iter().flatten().flat_map(|end| &end.pods)
+    ends_of(selection).flat_map(|end| &end.pods)
 }
 
 /// Whether a pod of the follow should be here and was not found.

@@ -10,6 +10,7 @@ use crate::cli::{Format, PointsArgs, SelectionArgs};
 use crate::host::netns::NetnsId;
 use crate::host::plan::{PlannedDevice, Scope, plan_points};
 use crate::host::programs::{self, DevicePrograms};
+use crate::host::survey::ProblemKind;
 use crate::output::points::{Attachment, DEFAULT_WIDTH, PointRow, write_json, write_text};
 use crate::trajectory::model::Direction;
 
@@ -39,13 +40,29 @@ pub fn run(args: &PointsArgs) -> Result<(), Failure> {
         Format::Json => write_json(&mut out, &rows)?,
     }
     out.flush()?;
-    let about = scope.pods.as_ref();
+    tell_problems(&site, &scope);
+    Ok(())
+}
+
+/// What could not be found. That most of a cluster is on other machines is normal, and said in one line.
+fn tell_problems(site: &Site, scope: &Scope) {
+    let (mut pods, mut nodes) = (0, 0);
     for problem in &site.survey().problems {
-        if problem.pod.as_ref().is_none_or(|pod| about.is_none_or(|pods| pods.contains(&**pod))) {
-            notice(&format!("note: {}", problem.sentence));
+        let asked_for = match (&problem.pod, &scope.pods) {
+            (Some(pod), Some(asked)) => asked.contains(&**pod),
+            _ => false,
+        };
+        match (&problem.pod, problem.kind) {
+            _ if asked_for => notice(&format!("note: {}", problem.sentence)),
+            (Some(_), ProblemKind::Elsewhere) => pods += 1,
+            (None, ProblemKind::Elsewhere) => nodes += 1,
+            (Some(_), _) if scope.pods.is_some() => {}
+            _ => notice(&format!("note: {}", problem.sentence)),
         }
     }
-    Ok(())
+    if scope.pods.is_none() && pods + nodes > 0 {
+        notice(&format!("note: {nodes} nodes and {pods} pods of the inventory are on other machines"));
+    }
 }
 
 fn scope(args: &PointsArgs, site: &Site) -> Result<Scope, Failure> {
