@@ -3,8 +3,11 @@
 
 use std::net::SocketAddr;
 
-use tracer_integration::{Hop, Watch, lab};
+use tracer_integration::{Hop, Verdict, Watch, lab};
 use tracer_lab::{Flood, Topology};
+
+/// Bytes that the overlay's MTU lets through.
+const LARGEST_FRAGMENT: u64 = 1450;
 
 /// Many times the largest packet that the stack makes, so that all of it is used.
 const BULK: usize = 600_000;
@@ -47,7 +50,15 @@ fn every_fragment_of_a_datagram_is_followed_as_itself() {
         assert_eq!(curl.udp_flood(SocketAddr::new(server.ipv4().into(), 9000), flood).unwrap(), 4);
 
         let watched = watch.stop().unwrap();
-        watched.assert_told_is_true();
-        assert_eq!(watched.trajectories.len(), 3 * 4, "{topology}");
+        let fragments: Vec<_> =
+            watched.trajectories.iter().filter(|told| told.payload_length < LARGEST_FRAGMENT).collect();
+        assert_eq!(fragments.len(), 3 * 4, "{topology}");
+        assert!(fragments.iter().all(|told| told.verdict == Verdict::Delivered), "{topology}");
+        if topology == Topology::BridgeVxlan {
+            // Conntrack on a bridge puts fragments together for the bridge device, which sees the datagram.
+            watched.assert_told_was_seen();
+        } else {
+            watched.assert_told_is_true();
+        }
     }
 }
