@@ -17,6 +17,7 @@ use std::{
     fs, iter,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -33,8 +34,11 @@ pub fn build(package: &str, bin: &str) -> Result<PathBuf> {
     let root = workspace_root();
     let manifest = Manifest::read(root)?;
     let package_dir = manifest.package_dir(package)?;
+    // Relative to the crate that is built, for the same reason as in `workspace_root`.
+    let crate_dir = PathBuf::from(build_script_env("CARGO_MANIFEST_DIR")?);
+    let up: PathBuf = crate_dir.strip_prefix(root).unwrap_or(&crate_dir).iter().map(|_| "..").collect();
     for path in manifest.inputs(&package_dir)? {
-        println!("cargo:rerun-if-changed={}", path.display());
+        println!("cargo:rerun-if-changed={}", up.join(path.strip_prefix(root).unwrap_or(&path)).display());
     }
 
     let out_dir = PathBuf::from(build_script_env("OUT_DIR")?);
@@ -60,11 +64,17 @@ pub fn build(package: &str, bin: &str) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// The directory with the workspace's `Cargo.toml`.
+/// The directory with the workspace's `Cargo.toml`: of the crate that cargo builds or runs, where it says so. Two
+/// clones may share a target directory, and then this crate may have been compiled in the other one.
 #[must_use]
 pub fn workspace_root() -> &'static Path {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here)
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let crate_dir = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = crate_dir.ancestors().find(|dir| dir.join("Cargo.lock").exists());
+        root.unwrap_or(&crate_dir).to_owned()
+    })
 }
 
 fn build_script_env(name: &str) -> Result<OsString> {

@@ -42,6 +42,7 @@ fn described(bytes: &[u8], link: Link) -> Result<(Headers, HopRecord), ParseErro
     assert!(record.tunnels[usize::from(record.tunnel_count)..].iter().all(|tunnel| tunnel.kind == 0));
     assert!(headers.network < headers.transport);
     assert!((headers.network as usize) < bytes.len());
+    assert!(headers.transport <= headers.end);
     Ok((headers, record))
 }
 

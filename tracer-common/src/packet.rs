@@ -33,8 +33,8 @@ pub enum Link {
 /// UDP ports on which VXLAN is looked for where nothing else is configured: IANA's and Linux' (flannel, Cilium).
 pub const DEFAULT_VXLAN_PORTS: [u16; 4] = [4789, 8472, 0, 0];
 
-/// Headers further away from the packet's start than this are not followed, bytes. A power of two minus one:
-/// the eBPF reader bounds offsets with it as a mask.
+/// Nothing further away from the packet's start than this is read, bytes. A power of two minus one: the eBPF
+/// reader bounds offsets with it as a mask.
 pub const MAX_OFFSET: u32 = 0x7ff;
 
 /// Most steps of one walk (a step is one header). Bounds the work for a hostile packet.

@@ -52,8 +52,8 @@ pub(crate) fn wanted_by(
 
 #[inline(always)]
 fn ends_of(address: &[u8; 16]) -> Option<Ends> {
-    // SAFETY: values are replaced, not changed in place; a value that is freed meanwhile lives until the program
-    // ends (RCU), and both masks of any version of it are right ones.
+    // SAFETY: the pointer is to a live map value. Userspace may change the map meanwhile and the kernel use the
+    // element again: then the copy is another address's, and one packet is recorded too many or too few.
     unsafe { ENDS.get(address) }.copied()
 }
 

@@ -60,7 +60,10 @@ fn try_observe(ctx: &TcContext, link: Link, direction: u8) -> Result<Outcome, Ou
     if follows == 0 {
         return Ok(Outcome::Filtered);
     }
-    debug!(ctx, "wanted: protocol {}, {} tunnels, follows {:x}", headers.protocol, headers.tunnel_count, follows);
+    debug!(
+        ctx,
+        "wanted: protocol {}, {} tunnels, follows {:x}", headers.protocol, headers.tunnel_count, follows
+    );
     records::write(ctx, &reader, headers, direction, follows)
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Color, Command};
+use crate::cli::{Cli, Color, Command, ProgramLog};
 use crate::follow;
 
 /// Why a command ended without having done its work.
@@ -60,7 +60,7 @@ pub fn notice(text: &str) {
 /// # Errors
 /// [`Failure`].
 pub fn run(cli: Cli) -> Result<(), Failure> {
-    start_logging();
+    start_logging(&cli.command);
     match cli.command {
         Command::Follow(args) => follow::local::run(&args),
         Command::Points(args) => follow::points::run(&args),
@@ -72,10 +72,14 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Logs go to stderr, warnings only; `TRACER_LOG` says otherwise (`TRACER_LOG=debug`).
-fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TRACER_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+/// Logs go to stderr: warnings, and what the programs say where that was asked for; `TRACER_LOG` says otherwise
+/// (`TRACER_LOG=debug`).
+fn start_logging(command: &Command) {
+    let default = match command {
+        Command::Follow(args) if args.program_log != ProgramLog::Off => "warn,tracer_ebpf=trace",
+        _ => "warn",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TRACER_LOG").unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
 }
 

@@ -48,6 +48,9 @@ pub struct FollowArgs {
     /// How to tell it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
+    /// Tell only the summary at the end
+    #[arg(short, long)]
+    pub quiet: bool,
     /// Colour the text
     #[arg(long, value_enum, default_value_t)]
     pub color: Color,

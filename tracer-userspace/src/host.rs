@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`netns`] | network namespaces: finding them, running a closure inside one |
+//! | `filters` | legacy tc filters as the kernel lists them |
 //! | [`links`] | the links and addresses of a namespace, and what changes about them |
 //! | [`survey`] | which namespace is which node or pod, and how that was found |
 //! | [`plan`] | which devices a follow observes |
@@ -10,6 +11,7 @@
 //!
 //! Nothing in here changes the system.
 
+pub(crate) mod filters;
 pub mod links;
 pub mod netns;
 pub mod plan;

@@ -16,9 +16,10 @@ usage: cargo xtask COMMAND
   setup [--check]
       Installs what cargo does not bring: a compiler with core for eBPF, bpf-linker and the tools that
       tests run. Says what it does; does nothing where all is there. --check only says what is missing.
-  demo [--topology routed-vxlan|bridge-vxlan|cilium|cilium-host-routing] [ARGUMENT...]
+  demo [ARGUMENT...]
       Two nodes and their pods in network namespaces, a real curl, and its packets hop by hop.
-      Other arguments go to `tracer-lab demo`. Needs root (asks sudo).
+      The arguments go to `tracer-lab demo`: --topology NAME (an unknown NAME lists them), --service,
+      --ipv6, and behind -- those of `tracer follow`. Needs root (asks sudo).
   test [FILTER] [--only STEP] [--attach tcx|clsact]
       Everything that CI runs. FILTER: only tests whose name contains it, without lint, doc tests and fuzzing.
       STEP: fmt, clippy, rules, build, unit, doc, fuzz, lab or integration. The last two need root.
@@ -29,7 +30,6 @@ usage: cargo xtask COMMAND
 
 Exit code: 0 done, 1 failed, 2 not understood.";
 
-const TOPOLOGIES: [&str; 4] = ["routed-vxlan", "bridge-vxlan", "cilium", "cilium-host-routing"];
 const FUZZ_SECONDS: u32 = 60;
 
 /// What to do.
@@ -37,7 +37,7 @@ const FUZZ_SECONDS: u32 = 60;
 pub(crate) enum Command {
     Help,
     Setup { check: bool },
-    Demo { topology: String, arguments: Vec<OsString> },
+    Demo { arguments: Vec<OsString> },
     Test(Options),
     Lint { bless: bool },
     Fuzz { target: Option<String>, seconds: u32 },
@@ -73,28 +73,13 @@ fn setup(parser: &mut Parser) -> Result<Command, lexopt::Error> {
     Ok(Command::Setup { check })
 }
 
+/// The lab judges these itself: it knows its topologies.
 fn demo(parser: &mut Parser) -> Result<Command, lexopt::Error> {
-    let mut topology = TOPOLOGIES[0].to_owned();
-    let mut arguments = Vec::new();
-    loop {
-        // Options that are not ours go on as they are, with their values, and are judged by the program itself.
-        let Some(mut raw) = parser.try_raw_args() else { continue };
-        let Some(next) = raw.peek().map(ToOwned::to_owned) else { break };
-        if next.to_str().is_some_and(|text| text == "--topology" || text.starts_with("--topology=")) {
-            parser.next()?;
-            topology = parser.value()?.string()?;
-            if !TOPOLOGIES.contains(&topology.as_str()) {
-                return Err(
-                    format!("no such topology: {topology} (there are {})", TOPOLOGIES.join(", ")).into()
-                );
-            }
-        } else if next == "--help" || next == "-h" {
-            return Ok(Command::Help);
-        } else {
-            arguments.extend(raw.next());
-        }
+    let arguments = parser.raw_args()?.collect::<Vec<_>>();
+    match arguments.first().and_then(|first| first.to_str()) {
+        Some("--help" | "-h") => Ok(Command::Help),
+        _ => Ok(Command::Demo { arguments }),
     }
-    Ok(Command::Demo { topology, arguments })
 }
 
 fn test(parser: &mut Parser) -> Result<Command, lexopt::Error> {
@@ -145,18 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn demo_hands_on_what_is_not_its_own() {
-        let command = parsed("demo --count 3 --topology cilium -o json").unwrap();
+    fn demo_hands_on_its_arguments_as_they_are() {
+        let command = parsed("demo --topology cilium-host-routing -- --count 3 -o json").unwrap();
 
-        let arguments = ["--count", "3", "-o", "json"].map(OsString::from).to_vec();
-        assert_eq!(command, Command::Demo { topology: "cilium".to_owned(), arguments });
-    }
-
-    #[test]
-    fn demo_refuses_an_unknown_topology_before_anything_is_built() {
-        let error = parsed("demo --topology=token-ring").unwrap_err();
-
-        assert!(error.to_string().contains("routed-vxlan"));
+        let arguments = ["--topology", "cilium-host-routing", "--", "--count", "3", "-o", "json"];
+        assert_eq!(command, Command::Demo { arguments: arguments.map(OsString::from).to_vec() });
     }
 
     #[test]

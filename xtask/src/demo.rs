@@ -1,9 +1,6 @@
 //! Builds and runs the demo.
 
-use std::{
-    ffi::{OsStr, OsString},
-    os::unix::process::CommandExt as _,
-};
+use std::{ffi::OsString, os::unix::process::CommandExt as _};
 
 use anyhow::{Context as _, Result};
 
@@ -14,7 +11,7 @@ use crate::{cargo, process, setup};
 ///
 /// # Errors
 /// When setup or build fail, or the program cannot be started.
-pub(crate) fn run(topology: &str, arguments: &[OsString]) -> Result<()> {
+pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     setup::run(false)?;
     eprintln!("demo: builds tracer and the lab (some minutes the first time, seconds later)");
     let built = cargo::build(["build", "--release", "--bins", "--package=tracer", "--package=tracer-lab"])?;
@@ -25,8 +22,7 @@ pub(crate) fn run(topology: &str, arguments: &[OsString]) -> Result<()> {
             "demo: network namespaces and eBPF need root: runs with sudo, which may ask for your password"
         );
     }
-    eprintln!("demo: two nodes with topology {topology}");
     let mut demo = process::as_root(lab, [("TRACER_BIN", tracer.as_os_str())]);
-    demo.args([OsStr::new("demo"), OsStr::new("--topology"), OsStr::new(topology)]).args(arguments);
+    demo.arg("demo").args(arguments);
     Err(demo.exec()).with_context(|| format!("cannot start {}", process::shown(&demo)))
 }

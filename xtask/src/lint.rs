@@ -12,7 +12,11 @@ mod length;
 mod sleep;
 mod sources;
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+};
 
 use anyhow::{Result, bail};
 use ebpf_build::pins::Manifest;
@@ -61,8 +65,12 @@ pub(crate) fn run(bless: bool) -> Result<()> {
 /// # Errors
 /// When a file is not as rustfmt writes it.
 pub(crate) fn fmt() -> Result<()> {
-    process::run(cargo::cargo().args(["fmt", "--all", "--check"]))?;
-    process::run(cargo::cargo().args(["fmt", "--manifest-path=fuzz/Cargo.toml", "--check"]))
+    // rustfmt colours its differences also in a log.
+    let colour = if io::stdout().is_terminal() { "--color=auto" } else { "--color=never" };
+    for crates in ["--all", "--manifest-path=fuzz/Cargo.toml"] {
+        process::run(cargo::cargo().args(["fmt", crates, "--check", "--", colour]))?;
+    }
+    Ok(())
 }
 
 /// Runs clippy on everything that builds for the host.

@@ -22,7 +22,11 @@ mod setup;
 mod steps;
 mod test;
 
-use std::{env, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use crate::cli::Command;
 
@@ -41,11 +45,12 @@ fn main() -> ExitCode {
     };
     let result = match command {
         Command::Help => {
-            println!("{}", cli::USAGE);
+            // Who closes the pipe has read enough.
+            let _ = writeln!(io::stdout(), "{}", cli::USAGE);
             Ok(())
         }
         Command::Setup { check } => setup::run(check),
-        Command::Demo { topology, arguments } => demo::run(&topology, &arguments),
+        Command::Demo { arguments } => demo::run(&arguments),
         Command::Test(options) => test::run(&options),
         Command::Lint { bless } => lint::run(bless),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),

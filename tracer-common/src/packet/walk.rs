@@ -53,6 +53,11 @@ const SMALLEST_TUNNEL: u32 = 8 + 8 + 20;
 /// Version and reserved bits of a Geneve header, all zero (RFC 8926, 3.4).
 const GENEVE_FIXED_MASK: u32 = 0xc03f_0000;
 
+/// Headers that begin behind this are not followed: with it, all that is read of a header and of what is behind the
+/// last one (at most a TCP header, or 84 bytes of an ICMP error and its quote) lies before [`MAX_OFFSET`], and a
+/// read fails only where the packet ends.
+const LAST_HEADER: u32 = MAX_OFFSET - 127;
+
 impl Headers {
     /// Walks to the innermost IP packet. `self` need not be fresh. `vxlan_ports` are UDP destination ports, 0 for
     /// an unused entry.
@@ -76,7 +81,7 @@ impl Headers {
         }
         for _ in 0..MAX_STEPS {
             reader.step();
-            if self.offset > MAX_OFFSET {
+            if self.offset > LAST_HEADER {
                 return Err(ParseError::TooDeep);
             }
             match self.state {
@@ -89,7 +94,11 @@ impl Headers {
                 _ => return Ok(()),
             }
         }
-        if self.state == state::DONE && self.offset <= MAX_OFFSET { Ok(()) } else { Err(ParseError::TooDeep) }
+        if self.state == state::DONE && self.offset <= LAST_HEADER {
+            Ok(())
+        } else {
+            Err(ParseError::TooDeep)
+        }
     }
 
     #[inline(always)]
@@ -135,6 +144,9 @@ impl Headers {
         }
         self.network = at;
         self.end = if total_length == 0 { reader.length() } else { at + total_length };
+        if at + header_length > self.end {
+            return Err(ParseError::Truncated);
+        }
         self.version = 4;
         self.protocol = protocol;
         self.identification = identification;
@@ -170,7 +182,6 @@ impl Headers {
         self.identification = 0;
         self.offset = at + 40;
         self.transport = self.offset;
-        self.note_fragment(0, false);
         self.state = state::EXTENSION;
         Ok(())
     }
@@ -215,12 +226,11 @@ impl Headers {
         Ok(())
     }
 
-    /// Notes whether this IP packet is a fragment; if so the walk ends here.
+    /// Notes whether this IP packet is a fragment; if so the walk ends here, so that no header behind finds
+    /// anything of this.
     #[inline(always)]
     fn note_fragment(&mut self, offset: u32, more: bool) {
-        const BITS: u32 = (FLAG_FRAGMENT | FLAG_MORE_FRAGMENTS) as u32;
         self.fragment_offset = offset;
-        self.flags &= !BITS;
         if more {
             self.flags |= u32::from(FLAG_MORE_FRAGMENTS);
         }

@@ -11,16 +11,14 @@ use tracer_common::packet::{
 use tracer_common::record::HopRecord;
 
 use crate::bytes::{
-    AUTHENTICATION, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, OPTIONS, TCP, Tcp, UDP, V4, V6, authentication,
-    ethernet, extension, join, udp, vlan,
+    AUTHENTICATION, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FRAGMENT, OPTIONS, TCP, Tcp, UDP, V4, V6,
+    authentication, ethernet, extension, fragment, join, udp, vlan,
 };
 use crate::observe;
 use crate::random;
 
 /// Most reads of one packet, parsed and described. Each costs a bounds check in the kernel.
 const MOST_READS: u32 = 160;
-/// A header's fields are this close to its start at most: a step has no business further away.
-const REACH: u32 = 128;
 
 /// Watches what is read, and judges it by bounds of its own.
 struct Watched<'a> {
@@ -38,8 +36,8 @@ impl<'a> Watched<'a> {
 
     fn watch<T>(&self, offset: u32, size: u32, value: Option<T>) -> Option<T> {
         self.reads.set(self.reads.get() + 1);
-        assert!(offset <= MAX_OFFSET + REACH, "asked for offset {offset}");
-        let inside = offset <= MAX_OFFSET && (offset + size) as usize <= self.bytes.len();
+        assert!(offset + size - 1 <= MAX_OFFSET, "asked for {size} bytes at {offset}");
+        let inside = (offset + size) as usize <= self.bytes.len();
         assert_eq!(value.is_some(), inside, "{size} bytes at {offset} of {}", self.bytes.len());
         value
     }
@@ -186,6 +184,19 @@ proptest! {
 }
 
 #[test]
+fn a_reader_in_memory_refuses_what_the_one_in_the_kernel_refuses() {
+    let bytes = vec![7; 2 * MAX_OFFSET as usize];
+    let reader = SliceReader::new(&bytes);
+    for offset in [MAX_OFFSET + 1, bytes.len() as u32 - 8, bytes.len() as u32, u32::MAX] {
+        let answers = (reader.u8(offset), reader.u16(offset), reader.u32(offset), reader.word(offset));
+        assert_eq!(answers, (None, None, None, None), "at {offset}");
+    }
+    assert_eq!((reader.u8(MAX_OFFSET), reader.word(MAX_OFFSET)), (Some(7), Some(0x0707_0707_0707_0707)));
+    let short = SliceReader::with_length(&bytes[..3], 1000);
+    assert_eq!((short.u16(1), short.u16(2), short.u8(3), short.length()), (Some(0x0707), None, None, 1000));
+}
+
+#[test]
 fn endless_vlan_tags_are_too_deep() {
     let ip = V4::default().around(UDP, &udp(1, 2, 0, b"x"));
     let tags = |count: usize| {
@@ -220,21 +231,40 @@ fn endless_extension_headers_are_too_deep() {
 }
 
 #[test]
-fn headers_behind_the_furthest_offset_are_not_read() {
-    let datagram = udp(1, 2, 0, b"0123456789");
-    // 40 bytes of IPv6 and as many of the extension headers as it takes to get there.
-    let with_transport_at = |offset: usize| {
-        let first = extension(UDP, ((offset - 40) / 8 - 1) as u8, &datagram);
-        join(&[&V6::default().around(OPTIONS, &first), &[0; 64]])
+fn headers_too_far_away_are_too_deep_and_not_truncated() {
+    let segment = Tcp { options: vec![1; 40], ..Tcp::default() }.around(&[0; 40]);
+    // 40 bytes of IPv6 and an extension header as long as it takes to get there.
+    let with_transport_at = |offset: u32| {
+        let units = ((offset - 40) / 8 - 1) as u8;
+        V6::default().around(OPTIONS, &extension(TCP, units, &segment))
     };
-    let furthest = (MAX_OFFSET as usize + 1) - 8;
+    let last = MAX_OFFSET - 127;
 
-    // The datagram's header is inside, its payload behind.
-    assert_eq!(observe::ip(&with_transport_at(furthest)), Err(ParseError::Truncated));
-    assert!(observe::ip(&with_transport_at(furthest - 16)).is_ok());
-    assert_eq!(observe::ip(&with_transport_at(furthest + 8)), Err(ParseError::TooDeep));
-    survive(&with_transport_at(furthest), u32::MAX, 0);
-    survive(&with_transport_at(furthest + 8), u32::MAX, 0);
+    for offset in (48..=last).step_by(8) {
+        assert!(observe::ip(&with_transport_at(offset)).is_ok(), "{offset}");
+    }
+    for offset in (last..2080).step_by(8).skip(1) {
+        assert_eq!(observe::ip(&with_transport_at(offset)), Err(ParseError::TooDeep), "{offset}");
+        survive(&with_transport_at(offset), u32::MAX, 0);
+    }
+}
+
+#[test]
+fn how_far_is_too_far_does_not_depend_on_the_steps_that_are_left() {
+    // A chain whose fragment header ends the walk: IPv6, `small` headers of 8 bytes, a large one, the fragment's.
+    let chain = |small: u32, fragment_at: u32| {
+        let units = ((fragment_at - 40 - 8 * small) / 8 - 1) as u8;
+        let large = extension(FRAGMENT, units, &fragment(UDP, 8, false, 1, &[0; 64]));
+        let nested = (0..small).fold(large, |inner, _| extension(OPTIONS, 0, &inner));
+        V6::default().around(OPTIONS, &nested)
+    };
+    let all_steps = MAX_STEPS - 3;
+    let last = MAX_OFFSET - 127;
+
+    for small in [all_steps - 1, all_steps] {
+        assert!(observe::ip(&chain(small, last - 8)).is_ok());
+        assert_eq!(observe::ip(&chain(small, last)), Err(ParseError::TooDeep));
+    }
 }
 
 #[test]

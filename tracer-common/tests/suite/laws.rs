@@ -169,6 +169,23 @@ proptest! {
     }
 }
 
+#[test]
+fn exactly_the_first_bytes_of_a_payload_are_hashed_whatever_its_length() {
+    for length in 0..=40 {
+        let of = |payload: Vec<u8>| {
+            let transport = Transport::Udp { source_port: 1, destination_port: 2, checksum: 0 };
+            fingerprint(&Packet { ip: Ip::V6(V6::default()), transport, payload })
+        };
+        let original = of(vec![0x5a; length]);
+        for at in 0..length {
+            let mut payload = vec![0x5a; length];
+            payload[at] ^= 0x80;
+            let hashed = at < PAYLOAD_PREFIX as usize;
+            assert_eq!(of(payload) != original, hashed, "byte {at} of {length}");
+        }
+    }
+}
+
 fn translated_ip(ip: &Ip, nat: &Nat) -> Ip {
     let transport = Transport::Udp { source_port: 0, destination_port: 0, checksum: 0 };
     let mut packet = Packet { ip: ip.clone(), transport, payload: Vec::new() };

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::mem::{align_of, offset_of, size_of};
 
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
-use tracer_common::filter::{Ends, FilterConfig, mapped, match_ends, narrow};
+use tracer_common::filter::{Ends, FilterConfig, mapped, match_ends, narrow, source_decides};
 use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
 use tracer_common::packet::{Headers, ParseError};
 use tracer_common::record::{HOP_RECORD_SIZE, HopRecord, MAX_TUNNELS, Tunnel};
@@ -204,6 +204,18 @@ fn a_follow_of_any_peer_wants_every_packet_of_its_end_a() {
             assert_eq!(match_ends(source, destination, BIT - 1) & !BIT, 0, "of another follow");
         }
     }
+}
+
+#[test]
+fn a_source_decides_alone_only_if_no_destination_could_match() {
+    for any_peer in [0, BIT] {
+        for source in [None, Some(NEITHER), Some(A), Some(B), Some(BOTH)] {
+            let wants = |destination| match_ends(source.unwrap_or_default(), destination, any_peer) != 0;
+            let some_destination = [NEITHER, A, B, BOTH].into_iter().any(wants);
+            assert!(!(source_decides(source, any_peer) && some_destination), "{source:?}, {any_peer}");
+        }
+    }
+    assert!(source_decides(None, 0), "a packet of strangers costs one look-up");
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn tcp_options_that_make_no_sense_give_no_timestamp() {
         ("behind an option of length 1", join(&[&[3, 1, 8, 10], &value_and_echo])),
         ("of a wrong length", join(&[&[8, 9], &value_and_echo, &[1, 1]])),
         ("over the end of the header", join(&[&[3, 3, 7, 1, 1, 1, 8, 10], &value_and_echo[..4]])),
+        ("in its usual place over the end of the header", vec![1, 1, 8, 10, 0, 0, 0, 7]),
         ("only its kind", vec![1, 1, 1, 8]),
         ("behind an option longer than the header", vec![3, 200, 1, 1]),
         ("behind more options than anyone writes", join(&[&[1; 14], &[8, 10], &value_and_echo])),

@@ -198,12 +198,14 @@ fn gre_is_entered_with_any_of_its_optional_fields() {
 fn gre_of_another_version_with_routing_or_with_something_else_inside_is_itself() {
     let mut version_1 = gre(false, Some(5), true, 0x880b, b"ppp in pptp");
     version_1[1] |= 1;
+    let mut version_1_with_ip = gre(false, None, false, ETHER_IPV4, &inner4());
+    version_1_with_ip[1] |= 1;
     let mut routing = gre(false, None, false, ETHER_IPV4, &inner4());
     routing[0] |= 0x40;
     let erspan = gre(false, None, true, 0x88be, &[0; 60]);
     let keepalive = gre(false, None, false, 0, b"");
 
-    for packet in [version_1, routing, erspan, keepalive] {
+    for packet in [version_1, version_1_with_ip, routing, erspan, keepalive] {
         let record = observe::ip(&outer4().around(GRE, &packet)).unwrap();
         assert_eq!((record.tunnel_count, record.protocol), (0, GRE));
         assert_eq!(record.payload_length, packet.len() as u32);

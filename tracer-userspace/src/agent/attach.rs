@@ -57,9 +57,21 @@ pub enum AttachError {
     #[error("the kernel refuses the TCX link: {}", source_chain(.0))]
     Tcx(#[source] ProgramError),
     #[error(transparent)]
-    Clsact(#[from] clsact::ClsactError),
+    Clsact(clsact::ClsactError),
     #[error(transparent)]
-    Netns(#[from] std::io::Error),
+    Netns(std::io::Error),
+}
+
+impl From<std::io::Error> for AttachError {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::NotFound { Self::DeviceGone } else { Self::Netns(error) }
+    }
+}
+
+impl From<clsact::ClsactError> for AttachError {
+    fn from(error: clsact::ClsactError) -> Self {
+        if error.is_device_gone() { Self::DeviceGone } else { Self::Clsact(error) }
+    }
 }
 
 /// A device to attach to.
@@ -69,6 +81,8 @@ pub struct Target {
     pub device: String,
     pub ifindex: u32,
     pub ethernet: bool,
+    /// Whether the kernel has TCX.
+    pub has_tcx: bool,
 }
 
 /// Both hooks of a device, while we hold them.
@@ -116,18 +130,13 @@ impl Attacher {
         registry: &mut Registry,
         target: &Target,
         now_ns: u64,
-        mut make: impl FnMut(PointId, Direction) -> ObservationPoint,
+        mut make: impl FnMut(PointId, Direction, Mechanism) -> ObservationPoint,
     ) -> Result<Mechanism, AttachError> {
         let (hooks, space) = match self.mode {
             AttachMode::Clsact => attach_clsact(programs, target)?,
-            AttachMode::Tcx => attach_tcx(programs, target)?,
-            AttachMode::Auto => match attach_tcx(programs, target) {
-                Err(AttachError::NoTcx) => {
-                    self.mode = AttachMode::Clsact;
-                    attach_clsact(programs, target)?
-                }
-                result => result?,
-            },
+            AttachMode::Tcx if !target.has_tcx => return Err(AttachError::NoTcx),
+            AttachMode::Auto if !target.has_tcx => attach_clsact(programs, target)?,
+            AttachMode::Tcx | AttachMode::Auto => attach_tcx(programs, target)?,
         };
         let mechanism = match hooks {
             Hooks::Tcx { .. } => Mechanism::Tcx,
@@ -136,16 +145,26 @@ impl Attacher {
         let mut points = Vec::with_capacity(DIRECTIONS.len());
         for direction in DIRECTIONS {
             let key = PointKey { space, ifindex: target.ifindex, direction };
-            points.push(registry.register(key, now_ns, |id| make(id, direction)).id);
+            points.push(registry.register(key, now_ns, |id| make(id, direction, mechanism)).id);
         }
         let held = Held { netns: target.netns.clone(), device: target.device.clone(), points, hooks };
         self.held.insert((target.netns.id(), target.ifindex), held);
         Ok(mechanism)
     }
 
-    /// Forgets a device that is gone: the kernel has removed its hooks. Gives its points.
-    pub fn forget(&mut self, netns: NetnsId, ifindex: u32) -> Vec<PointId> {
-        self.held.remove(&(netns, ifindex)).map(|held| held.points).unwrap_or_default()
+    /// The devices whose hooks are held.
+    pub fn devices(&self) -> impl Iterator<Item = (NetnsId, u32)> {
+        self.held.keys().copied()
+    }
+
+    /// Lets go of a device, which may be gone. Gives its points, and whether it was the last of its namespace.
+    pub fn release(&mut self, netns: NetnsId, ifindex: u32) -> (Vec<PointId>, bool) {
+        let Some(held) = self.held.remove(&(netns, ifindex)) else { return (Vec::new(), false) };
+        for problem in held.detach() {
+            tracing::warn!("{problem}");
+        }
+        let is_last = !self.held.keys().any(|(other, _)| *other == netns);
+        (held.points, is_last)
     }
 
     /// Puts filters of ours that another tool got in front of back to the front; gives the devices where that was
@@ -173,16 +192,16 @@ impl Attacher {
 
     /// Detaches everything; gives what could not be detached, in plain sentences.
     pub fn detach_all(&mut self) -> Vec<String> {
-        let mut problems = Vec::new();
-        for (_, held) in self.held.drain() {
-            let Hooks::Clsact(filters) = &held.hooks else { continue };
-            for filter in filters {
-                if let Err(error) = clsact::remove(&held.netns, filter) {
-                    problems.push(format!("cannot remove our filter from {}: {error}", held.device));
-                }
-            }
-        }
-        problems
+        self.held.drain().flat_map(|(_, held)| held.detach()).collect()
+    }
+}
+
+impl Held {
+    /// Removes what does not go by itself; gives what could not be removed, in plain sentences.
+    fn detach(&self) -> Vec<String> {
+        let Hooks::Clsact(filters) = &self.hooks else { return Vec::new() };
+        let problem = |error| format!("cannot remove our filter from {}: {error}", self.device);
+        filters.iter().filter_map(|filter| clsact::remove(&self.netns, filter).err()).map(problem).collect()
     }
 }
 
@@ -208,14 +227,29 @@ fn attach_tcx(programs: &mut Programs, target: &Target) -> Result<(Hooks, u32), 
             Direction::Egress => TcAttachType::Egress,
         };
         // The device is looked up in the namespace of the thread.
-        let link = target.netns.run(|| {
+        let (link, is_same) = target.netns.run(|| {
             let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let id = program.attach_with_options(&target.device, attach_type, order)?;
-            program.take_link(id)
+            let link = program
+                .attach_with_options(&target.device, attach_type, order)
+                .and_then(|id| program.take_link(id));
+            (link, ifindex_of(&target.device) == Some(target.ifindex))
         })?;
-        links.push(link.map_err(tcx_error)?);
+        let link = link.map_err(tcx_error)?;
+        // A device of this name may have taken the place of the one that was meant.
+        if !is_same {
+            return Err(AttachError::DeviceGone);
+        }
+        links.push(link);
     }
     Ok((Hooks::Tcx { _links: links }, number))
+}
+
+/// In the namespace of the calling thread.
+fn ifindex_of(device: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(device).ok()?;
+    // SAFETY: the name is a string that ends with a zero byte and lives during the call.
+    let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (ifindex != 0).then_some(ifindex)
 }
 
 /// What the kernel's refusal of a TCX link means.
@@ -226,7 +260,6 @@ fn tcx_error(error: ProgramError) -> AttachError {
         _ => None,
     };
     match code {
-        Some(libc::EINVAL) => AttachError::NoTcx,
         Some(libc::ENODEV | libc::ENXIO) => AttachError::DeviceGone,
         _ => AttachError::Tcx(error),
     }
@@ -259,21 +292,15 @@ fn bring_to_front(programs: &mut Programs, netns: &Netns, filter: &mut Filter) -
         return Ok(false);
     }
     let program = programs.space(netns.id())?.program(filter.direction, filter.ethernet)?;
+    // Somebody may have deleted the qdisc with all that was on it.
+    clsact::ensure_qdisc(netns, filter.ifindex)?;
     // Add before remove: packets may be seen twice for a moment (two records of one program at one point, which the
     // correlator takes for a duplicate), but none passes unseen.
     let in_front = clsact::add_in_front(netns, filter.ifindex, filter.direction, filter.ethernet, program)?;
-    clsact::remove(netns, filter)?;
+    // The same place again, if ours had been removed.
+    if in_front != *filter {
+        clsact::remove(netns, filter)?;
+    }
     *filter = in_front;
     Ok(true)
-}
-
-/// Names of our programs.
-#[must_use]
-pub fn our_program_names() -> [&'static str; 4] {
-    [
-        program_name(Direction::Ingress, true),
-        program_name(Direction::Egress, true),
-        program_name(Direction::Ingress, false),
-        program_name(Direction::Egress, false),
-    ]
 }

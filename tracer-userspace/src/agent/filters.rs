@@ -1,14 +1,16 @@
 //! The filter maps of the kernel side: what the armed follows want. Rules: `tracer_common::filter`.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 
-use aya::maps::MapError;
+use aya::Pod;
+use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 use tracer_common::MAX_FOLLOWS;
 use tracer_common::filter::{Ends, FilterConfig};
 use tracer_common::packet::DEFAULT_VXLAN_PORTS;
 
-use super::decode::address_key;
+use super::decode::{address, address_key};
 use super::programs::{LoadError, Programs};
 
 /// What one follow wants of the kernel.
@@ -37,7 +39,7 @@ pub enum FilterError {
 }
 
 /// Writes the filter for `follows`; follow n has bit n. `vxlan_port` is looked for besides the usual ones.
-/// Addresses that are in the maps but no longer wanted are removed.
+/// What is in the maps and no longer wanted is removed.
 ///
 /// # Errors
 /// [`FilterError`].
@@ -50,11 +52,11 @@ pub fn arm(
         return Err(FilterError::TooMany(MAX_FOLLOWS));
     }
     let wanted = Masks::of(follows);
-    write_ends(programs, &wanted.ends)?;
-    let mut ports = programs.ports()?;
-    for (port, mask) in &wanted.ports {
-        ports.insert(port, mask, 0)?;
-    }
+    let ends = wanted.ends.iter().map(|(address, ends)| (address_key(*address), *ends)).collect();
+    let full = |key: &[u8; 16], error| FilterError::Full(address(*key), error);
+    make_equal(&mut programs.ends()?, &ends, full)?;
+    let full = |_: &u16, error| FilterError::Map(error);
+    make_equal(&mut programs.ports()?, &wanted.ports, full)?;
     let mut protocols = programs.protocols()?;
     for number in 0..=255_u8 {
         let mask = wanted.protocols.get(&number).copied().unwrap_or(0);
@@ -68,15 +70,19 @@ pub fn arm(
     Ok(())
 }
 
-fn write_ends(programs: &mut Programs, wanted: &HashMap<IpAddr, Ends>) -> Result<(), FilterError> {
-    let mut ends = programs.ends()?;
-    for (address, masks) in wanted {
-        ends.insert(address_key(*address), masks, 0).map_err(|error| FilterError::Full(*address, error))?;
+/// Makes a map of the kernel hold what is wanted and nothing else. First what is new, so that nothing that stays
+/// wanted is missed meanwhile.
+fn make_equal<K: Pod + Eq + Hash, V: Pod>(
+    map: &mut BpfHashMap<&mut MapData, K, V>,
+    wanted: &HashMap<K, V>,
+    full: impl Fn(&K, MapError) -> FilterError,
+) -> Result<(), FilterError> {
+    for (key, value) in wanted {
+        map.insert(key, value, 0).map_err(|error| full(key, error))?;
     }
-    let keys: Vec<_> = wanted.keys().map(|address| address_key(*address)).collect();
-    let stale: Vec<_> = ends.keys().filter_map(Result::ok).filter(|key| !keys.contains(key)).collect();
+    let stale: Vec<K> = map.keys().filter_map(Result::ok).filter(|key| !wanted.contains_key(key)).collect();
     for key in stale {
-        ends.remove(&key)?;
+        map.remove(&key)?;
     }
     Ok(())
 }

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracer_common::outcome::Outcome;
 use tracer_common::record::HopRecord;
 
-use super::attach::{AttachError, AttachMode, Attacher, Mechanism, Target, clsact};
+use super::attach::{AttachError, AttachMode, Attacher, Mechanism, Target};
 use super::decode;
 use super::filters::{self, FilterError, FollowFilter};
 use super::points::{PointKey, Registry};
@@ -16,7 +17,7 @@ use super::programs::{LoadError, LoadOptions, Outcomes, Programs};
 use super::ring::{CHANNEL_CAPACITY, RingReader};
 use crate::host::netns::NetnsId;
 use crate::host::plan::PlannedDevice;
-use crate::host::programs::{self, DevicePrograms};
+use crate::host::programs::{self, DevicePrograms, HookProgram};
 use crate::trajectory::model::{ClockId, Direction, ObservationPoint, PointId, Sighting};
 
 /// How to observe.
@@ -32,9 +33,14 @@ pub struct ObserverOptions {
 pub enum ObserverError {
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error("cannot start the thread that reads the ring buffer: {0}")]
+    #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
+    #[error("no log of the programs: {0}")]
+    Log(String),
 }
+
+/// How often the programs' log is emptied.
+const LOG_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Records that never became sightings, by stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,34 +101,40 @@ impl Observer {
         self.attacher.holds(device.netns.id(), device.link.ifindex)
     }
 
-    /// Attaches to a device, after removing what a tracer that was killed left there. Its points exist from
-    /// `now_ns` (CLOCK_MONOTONIC) on.
+    /// Attaches to a device. Its points exist from `now_ns` (CLOCK_MONOTONIC) on.
     ///
     /// # Errors
     /// [`AttachError`]; nothing of ours is on the device then.
     pub fn observe(&mut self, device: &PlannedDevice, now_ns: u64) -> Result<Mechanism, AttachError> {
-        let swept = clsact::sweep(&device.netns, device.link.ifindex)?;
-        if swept > 0 {
-            tracing::info!("removed {swept} filters that a killed tracer left on {}", device.link.name);
-        }
+        // Read before we attach: only others' programs. Not to know them only costs an explanation later.
+        let others = programs::of_device(&device.netns, device.link.ifindex).unwrap_or_else(|error| {
+            tracing::warn!("{}: {error}", device.link.name);
+            DevicePrograms { has_tcx: true, ..DevicePrograms::default() }
+        });
         let target = Target {
             netns: device.netns.clone(),
             device: device.link.name.to_string(),
             ifindex: device.link.ifindex,
             ethernet: device.link.has_ethernet_header,
+            has_tcx: others.has_tcx,
         };
-        // Read before we attach: only others' programs. Not to know them only costs an explanation later.
-        let others = programs::of_device(&device.netns, device.link.ifindex).unwrap_or_else(|error| {
-            tracing::warn!("{}: {error}", device.link.name);
-            DevicePrograms::default()
-        });
-        let make = |id, direction| describe(device, &others, id, direction);
+        let make = |id, direction, mechanism| describe(device, &others, id, direction, mechanism);
         self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make)
     }
 
-    /// Forgets a device that is gone; gives its points.
-    pub fn forget(&mut self, netns: NetnsId, ifindex: u32) -> Vec<PointId> {
-        self.attacher.forget(netns, ifindex)
+    /// The devices whose hooks are held.
+    #[must_use]
+    pub fn devices(&self) -> Vec<(NetnsId, u32)> {
+        self.attacher.devices().collect()
+    }
+
+    /// Lets go of a device that is gone or no longer wanted; gives its points.
+    pub fn release(&mut self, netns: NetnsId, ifindex: u32) -> Vec<PointId> {
+        let (points, is_last) = self.attacher.release(netns, ifindex);
+        if is_last {
+            self.programs.drop_space(netns);
+        }
+        points
     }
 
     /// Puts our legacy filters back to the front where another tool got before them; gives the devices where that
@@ -168,9 +180,20 @@ impl Observer {
         })
     }
 
-    /// For aya-log.
-    pub fn object_mut(&mut self) -> &mut aya::Ebpf {
-        self.programs.object_mut()
+    /// Logs what the programs say, on a thread of its own that ends with the process: under load they say much.
+    ///
+    /// # Errors
+    /// The log's map cannot be read, or no thread can be started.
+    pub fn log_programs(&mut self) -> Result<(), ObserverError> {
+        let mut logger = aya_log::EbpfLogger::init(self.programs.object_mut())
+            .map_err(|error| ObserverError::Log(error.to_string()))?;
+        std::thread::Builder::new().name("program-log".into()).spawn(move || {
+            loop {
+                logger.flush();
+                std::thread::sleep(LOG_INTERVAL);
+            }
+        })?;
+        Ok(())
     }
 
     /// Detaches, then reads what is still in the ring: the receiver ends behind the last record. Gives what could
@@ -188,7 +211,11 @@ fn describe(
     others: &DevicePrograms,
     id: PointId,
     direction: Direction,
+    mechanism: Mechanism,
 ) -> ObservationPoint {
+    let foreign: Vec<_> = others.on(direction).iter().filter(|program| !program.is_ours()).collect();
+    let is_tcx = |program: &&&HookProgram| program.mechanism == programs::Mechanism::Tcx;
+    let name = |program: &HookProgram| Arc::from(program.name.as_str());
     ObservationPoint {
         id,
         node: Arc::clone(&device.node),
@@ -201,11 +228,10 @@ fn describe(
         direction,
         role: device.role,
         bridge: device.link.master,
-        foreign_programs: others
-            .on(direction)
-            .iter()
-            .filter(|program| !program.is_ours())
-            .map(|program| Arc::from(program.name.as_str()))
-            .collect(),
+        foreign_programs: foreign.iter().map(|program| name(program)).collect(),
+        hidden_by: match mechanism {
+            Mechanism::Tcx => None,
+            Mechanism::Clsact => foreign.iter().find(is_tcx).map(|program| name(program)),
+        },
     }
 }

@@ -49,7 +49,7 @@ impl Registry {
     }
 
     /// The point that had this key at a time: the youngest that was born by then; for a record that is older than
-    /// all of them, the oldest (the clock was read after the attach).
+    /// all of them, the oldest.
     #[must_use]
     pub fn find(&self, key: PointKey, at_ns: u64) -> Option<&Arc<ObservationPoint>> {
         let generations = self.by_key.get(&key)?;
@@ -82,6 +82,7 @@ mod tests {
             role: DeviceRole::PodInterface,
             bridge: None,
             foreign_programs: Vec::new(),
+            hidden_by: None,
         });
     }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use aya::maps::MapType;
 use aya::sys::is_map_supported;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A capability that we need: number in `linux/capability.h`, name, what for.
 struct Capability {
@@ -52,7 +53,7 @@ pub fn check() -> Result<Shortcomings, PreflightError> {
     if !missing.is_empty() {
         return Err(PreflightError::Capabilities { missing });
     }
-    allow_locked_memory();
+    raise_limits();
     match is_map_supported(MapType::RingBuf) {
         Ok(true) => {}
         Ok(false) => return Err(PreflightError::NoRingBuffer { release: kernel_release() }),
@@ -82,11 +83,13 @@ fn effective_capabilities(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// Before Linux 5.11 maps count against RLIMIT_MEMLOCK, whose default is too small for a ring buffer. Where the
-/// limit may not be raised and is needed, creating the maps fails and says so.
-fn allow_locked_memory() {
-    let unlimited = rustix::process::Rlimit { current: None, maximum: None };
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited);
+/// Before Linux 5.11 maps count against RLIMIT_MEMLOCK, whose default is too small for a ring buffer. Descriptors
+/// are needed by the dozen for each namespace. Where a limit may not be raised and is needed, what fails says so.
+fn raise_limits() {
+    let unlimited = Rlimit { current: None, maximum: None };
+    let _ = setrlimit(Resource::Memlock, unlimited);
+    let descriptors = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors });
 }
 
 /// Release of the running kernel, such as `6.12.95`.

@@ -24,9 +24,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tr
 const SHARED_MAPS: [&str; 8] =
     ["AYA_LOGS", "CONFIG", "ENDS", "HEADERS", "OUTCOMES", "PORTS", "PROTOCOLS", "RECORDS"];
 
-/// All names of our programs begin so: others and we ourselves recognise them by it.
-pub const PROGRAM_PREFIX: &str = "tracer_";
-
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("cannot make a private bpffs ({0}); it needs CAP_SYS_ADMIN")]
@@ -83,6 +80,8 @@ pub struct Programs {
     options: LoadOptions,
     bpffs: OwnedFd,
     spaces: HashMap<NetnsId, Space>,
+    /// Never used twice: records of a namespace that is gone may still come.
+    next_space: u32,
     /// Gives access to the shared maps; its programs are not loaded.
     maps: Ebpf,
 }
@@ -101,7 +100,7 @@ impl Programs {
     pub fn new(options: LoadOptions) -> Result<Self, LoadError> {
         let bpffs = private_bpffs().map_err(LoadError::PrivateBpffs)?;
         let maps = load_object(&options, &bpffs, 0)?;
-        Ok(Self { options, bpffs, spaces: HashMap::new(), maps })
+        Ok(Self { options, bpffs, spaces: HashMap::new(), next_space: 0, maps })
     }
 
     /// The copy for a namespace; loads it if there is none.
@@ -109,14 +108,20 @@ impl Programs {
     /// # Errors
     /// [`LoadError`] when the kernel refuses the programs.
     pub fn space(&mut self, netns: NetnsId) -> Result<&mut Space, LoadError> {
-        let next = u32::try_from(self.spaces.len()).unwrap_or(u32::MAX);
+        let next = self.next_space;
         match self.spaces.entry(netns) {
             std::collections::hash_map::Entry::Occupied(space) => Ok(space.into_mut()),
             std::collections::hash_map::Entry::Vacant(vacant) => {
                 let programs = load_object(&self.options, &self.bpffs, next)?;
+                self.next_space += 1;
                 Ok(vacant.insert(Space { number: next, programs }))
             }
         }
+    }
+
+    /// Unloads the copy for a namespace of which nothing is held any more.
+    pub fn drop_space(&mut self, netns: NetnsId) {
+        self.spaces.remove(&netns);
     }
 
     /// The object behind the shared maps, for aya-log.

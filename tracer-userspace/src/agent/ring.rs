@@ -2,14 +2,15 @@
 //! record), so it looks every few milliseconds while packets come and less often when none do; the kernel wakes it
 //! when the ring fills faster than that.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event as EpollEvent, EventData as EpollEventData, EventFlags};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracer_common::record::HopRecord;
@@ -31,8 +32,6 @@ const BUSY_HOLD: Duration = Duration::from_millis(200);
 /// What the thread counts.
 #[derive(Debug, Default)]
 pub struct RingCounters {
-    /// Records read from the ring.
-    pub read: AtomicU64,
     /// Records thrown away because the channel was full.
     pub channel_full: AtomicU64,
     /// Samples of the wrong size.
@@ -50,15 +49,16 @@ impl RingReader {
     /// Starts the thread. Batches go to `sender`; a full channel loses them, counted.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// When no thread or descriptor can be had.
     pub fn spawn(ring: RingBuf<MapData>, sender: mpsc::Sender<Vec<HopRecord>>) -> std::io::Result<Self> {
+        let alarm = alarm_for(&ring)?;
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(RingCounters::default());
         let thread = {
             let (stop, counters) = (Arc::clone(&stop), Arc::clone(&counters));
             std::thread::Builder::new()
                 .name("ring".into())
-                .spawn(move || read_until_stopped(ring, &sender, &stop, &counters))?
+                .spawn(move || read_until_stopped(ring, &alarm, &sender, &stop, &counters))?
         };
         Ok(Self { stop, counters, thread: Some(thread) })
     }
@@ -87,6 +87,7 @@ impl Drop for RingReader {
 
 fn read_until_stopped(
     mut ring: RingBuf<MapData>,
+    alarm: &OwnedFd,
     sender: &mpsc::Sender<Vec<HopRecord>>,
     stop: &AtomicBool,
     counters: &RingCounters,
@@ -102,7 +103,7 @@ fn read_until_stopped(
             return;
         }
         let interval = if last_record.elapsed() < BUSY_HOLD { BUSY_INTERVAL } else { IDLE_INTERVAL };
-        wait(&ring, interval);
+        wait(alarm, interval);
     }
 }
 
@@ -123,7 +124,6 @@ fn drain(ring: &mut RingBuf<MapData>, sender: &mpsc::Sender<Vec<HopRecord>>, cou
         }
     }
     hand_over(batch, sender, counters);
-    counters.read.fetch_add(samples, Ordering::Relaxed);
     samples
 }
 
@@ -137,9 +137,16 @@ fn hand_over(batch: Vec<HopRecord>, sender: &mpsc::Sender<Vec<HopRecord>>, count
 }
 
 /// Waits until the kernel wakes us or the interval is over. An error (a signal) is as good as either.
-fn wait(ring: &RingBuf<MapData>, interval: Duration) {
-    debug_assert!(ring.as_raw_fd() >= 0);
-    let mut descriptors = [PollFd::from_borrowed_fd(ring.as_fd(), PollFlags::IN)];
+fn wait(alarm: &OwnedFd, interval: Duration) {
+    let mut events = [EpollEvent { flags: EventFlags::empty(), data: EpollEventData::new_u64(0) }];
     let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(interval.subsec_nanos()) };
-    let _ = rustix::event::poll(&mut descriptors, Some(&timeout));
+    let _ = epoll::wait(alarm, &mut events[..], Some(&timeout));
+}
+
+/// What the kernel wakes. Edge-triggered: without that a wait would end at once whenever there is a record, which is
+/// what records without wake-ups are to avoid.
+fn alarm_for(ring: &RingBuf<MapData>) -> rustix::io::Result<OwnedFd> {
+    let alarm = epoll::create(CreateFlags::CLOEXEC)?;
+    epoll::add(&alarm, ring.as_fd(), EpollEventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
+    Ok(alarm)
 }

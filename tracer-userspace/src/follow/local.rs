@@ -1,34 +1,38 @@
 //! `tracer follow --local`: observe, correlate and tell on one machine, in one process.
 //!
 //! ```text
-//! ring thread ─► records ─► attribute ─► correlate ─► tell        one task; it waits for
-//! link watches ─► look over the machine again ─► attach           records, links, clock, Ctrl-C
+//! ring thread ─► records ─► attribute ─► correlate ─► tell            one task, which waits for all of these;
+//! link watches ─► look over the machine (worker thread) ─► attach     also for the clock and for signals
 //! ```
 
 use std::collections::HashSet;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracer_common::record::HopRecord;
 
-use super::select::{Request, Selection, select};
+use super::devices::{Devices, sweep};
+use super::select::{End, Request, Selection, select};
+use super::signals::Interrupted;
 use super::silence;
-use super::site::{Site, monotonic_ns};
+use super::site::{Names, Site, monotonic_ns};
 use super::teller::Teller;
-use crate::agent::attach::AttachError;
 use crate::agent::filters::FollowFilter;
 use crate::agent::observer::{Losses, Observer, ObserverOptions};
 use crate::agent::preflight;
 use crate::agent::programs::LoadOptions;
 use crate::app::{Failure, notice};
 use crate::cli::{FollowArgs, SelectionArgs};
-use crate::host::links::{LinkEvent, LinkWatch, watch};
-use crate::host::plan::{PlannedDevice, plan_points};
-use crate::host::survey::ProblemKind;
+use crate::host::links::LinkEvent;
+use crate::host::plan::plan_points;
+use crate::host::survey::{ProblemKind, Survey};
+use crate::inventory::Inventory;
 use crate::trajectory::correlate::{Correlator, CorrelatorConfig, FollowScope};
-use crate::trajectory::model::Trajectory;
+use crate::trajectory::model::{PodRef, Trajectory};
 
 /// How often finished trajectories are collected and losses read: the most that it delays a line.
 const TICK: Duration = Duration::from_millis(20);
@@ -36,12 +40,14 @@ const TICK: Duration = Duration::from_millis(20);
 const CHORES: Duration = Duration::from_secs(1);
 /// Nothing told for this long: say what we wait for.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long links may go on changing before the machine is looked over again: a pod's start changes several.
+/// How long after a change of links the machine is looked over: a pod's start changes several.
 const SETTLE: Duration = Duration::from_millis(30);
-/// Link events that may wait; more are a resync.
-const LINK_EVENTS: usize = 1024;
+/// Least time between two looks over the machine.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Most time between two looks for a pod that should be here and is not.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// Runs until the count, the time or Ctrl-C ends it.
+/// Runs until the count, the time or a signal ends it.
 ///
 /// # Errors
 /// [`Failure`]; nothing of ours is attached then.
@@ -59,8 +65,10 @@ pub fn run(args: &FollowArgs) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
     runtime.block_on(async {
+        // Before anything is attached: from here on a signal ends the run in good order.
+        let interrupted = Interrupted::listen()?;
         let mut follow = Follow::start(args, site, selection)?;
-        let result = follow.until_the_end(args).await;
+        let result = follow.until_the_end(interrupted).await;
         follow.finish(result)
     })
 }
@@ -70,10 +78,7 @@ pub(super) fn check_preflight() -> Result<preflight::Shortcomings, Failure> {
 }
 
 /// What the user asked for, in the inventory's terms.
-pub(super) fn resolve(
-    inventory: &crate::inventory::Inventory,
-    args: &SelectionArgs,
-) -> Result<Selection, Failure> {
+pub(super) fn resolve(inventory: &Inventory, args: &SelectionArgs) -> Result<Selection, Failure> {
     let request = Request {
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
@@ -87,10 +92,9 @@ pub(super) fn resolve(
 }
 
 /// Why the loop ended.
-enum End {
+enum Ending {
     /// Enough was told, or the time is over.
     Done,
-    /// Ctrl-C, or SIGTERM.
     Interrupted,
 }
 
@@ -100,18 +104,13 @@ struct Follow<'a> {
     selection: Selection,
     observer: Observer,
     records: mpsc::Receiver<Vec<HopRecord>>,
+    devices: Devices,
     links: mpsc::Receiver<LinkEvent>,
-    link_sender: mpsc::Sender<LinkEvent>,
-    watches: Vec<LinkWatch>,
-    watched: HashSet<crate::host::netns::NetnsId>,
-    correlator: Correlator<super::site::Names>,
-    known_points: usize,
+    looks: Looks,
+    correlator: Correlator<Names>,
     losses: Losses,
     teller: Teller,
     last_told: Instant,
-    program_log: Box<dyn FnMut()>,
-    /// Devices that could not be attached to: complained about once.
-    refused: HashSet<(crate::host::netns::NetnsId, u32)>,
 }
 
 impl<'a> Follow<'a> {
@@ -124,41 +123,39 @@ impl<'a> Follow<'a> {
         };
         let (mut observer, records) =
             Observer::start(options).map_err(|error| Failure::Failed(error.to_string()))?;
-        let program_log: Box<dyn FnMut()> =
-            if options.load.log_level > 0 { program_log(&mut observer)? } else { Box::new(|| ()) };
+        if options.load.log_level > 0 {
+            observer.log_programs().map_err(|error| Failure::Failed(error.to_string()))?;
+        }
         observer.arm(&[filter_of(&selection)]).map_err(|error| Failure::Failed(error.to_string()))?;
         let config = CorrelatorConfig { scopes: vec![scope_of(&selection)], ..CorrelatorConfig::default() };
         let correlator = Correlator::new(config, site.names().clone());
         let teller = Teller::new(args, site.names().clone());
-        let (link_sender, links) = mpsc::channel(LINK_EVENTS);
+        let (devices, links) = Devices::new();
         let mut follow = Self {
             args,
             site,
             selection,
             observer,
             records,
+            devices,
             links,
-            link_sender,
-            watches: Vec::new(),
-            watched: HashSet::new(),
+            looks: Looks::new(),
             correlator,
-            known_points: 0,
             losses: Losses::default(),
             teller,
             last_told: Instant::now(),
-            program_log,
-            refused: HashSet::new(),
         };
-        // Before the first look: what changes between the two is an event, not a gap.
-        follow.watch_nodes();
-        follow.attach_all();
+        sweep(follow.site.survey());
+        follow.follow_plan();
+        // What changed since the first look is seen by a second one.
+        follow.looks.want(SETTLE);
         follow.announce()?;
         Ok(follow)
     }
 
     fn announce(&self) -> Result<(), Failure> {
         let points = self.observer.points();
-        for pod in self.selection.a.pods.iter().chain(self.selection.b.iter().flat_map(|end| &end.pods)) {
+        for pod in pods_of(&self.selection) {
             for problem in self.site.survey().problems_of(pod) {
                 notice(&format!("note: {}", problem.sentence));
             }
@@ -166,14 +163,11 @@ impl<'a> Follow<'a> {
         if points.is_empty() {
             let problems: Vec<_> =
                 self.site.survey().problems.iter().map(|problem| problem.sentence.as_str()).collect();
-            return Err(Failure::Failed(format!(
-                "there is nothing to observe on this machine: {}",
-                if problems.is_empty() {
-                    "no device of the nodes involved is up".to_owned()
-                } else {
-                    problems.join("; ")
-                }
-            )));
+            let why = match problems.is_empty() {
+                true => "no device of the nodes involved is up".to_owned(),
+                false => problems.join("; "),
+            };
+            return Err(Failure::Failed(format!("there is nothing to observe on this machine: {why}")));
         }
         let nodes: HashSet<_> = points.iter().map(|point| &point.node).collect();
         notice(&format!(
@@ -185,26 +179,30 @@ impl<'a> Follow<'a> {
         Ok(())
     }
 
-    async fn until_the_end(&mut self, args: &FollowArgs) -> Result<End, Failure> {
+    async fn until_the_end(&mut self, mut interrupted: Interrupted) -> Result<Ending, Failure> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut chores = interval(CHORES);
         chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let end = tokio::time::sleep(args.duration.unwrap_or(Duration::from_secs(u32::MAX.into())));
+        let end = sleep(self.args.duration.unwrap_or(Duration::from_secs(u32::MAX.into())));
         tokio::pin!(end);
-        let mut interrupted = Interrupted::listen()?;
         loop {
+            // In this order: what comes seldom before what may come without a pause.
             tokio::select! {
                 biased;
-                () = interrupted.wait() => return Ok(End::Interrupted),
-                () = &mut end => return Ok(End::Done),
+                () = interrupted.wait() => return Ok(Ending::Interrupted),
+                () = &mut end => return Ok(Ending::Done),
                 _ = tick.tick() => self.tell_finished()?,
                 _ = chores.tick() => self.do_chores(),
-                Some(event) = self.links.recv() => self.links_changed(event).await,
-                Some(batch) = self.records.recv() => self.take_in(&batch),
+                survey = self.looks.next(&self.site) => self.machine_looked_over(survey),
+                Some(event) = self.links.recv() => self.link_changed(event),
+                batch = self.records.recv() => match batch {
+                    Some(batch) => self.take_in(&batch),
+                    None => return Err(Failure::Failed("the thread that reads records has ended".to_owned())),
+                },
             }
             if self.teller.is_enough() {
-                return Ok(End::Done);
+                return Ok(Ending::Done);
             }
         }
     }
@@ -218,7 +216,6 @@ impl<'a> Follow<'a> {
     }
 
     fn tell_finished(&mut self) -> Result<(), Failure> {
-        (self.program_log)();
         self.account_losses();
         let mut finished = Vec::new();
         self.correlator.advance(monotonic_ns(), &mut |trajectory| finished.push(trajectory));
@@ -253,22 +250,24 @@ impl<'a> Follow<'a> {
         }
         self.losses = losses;
         let now_ns = monotonic_ns();
-        let nodes: HashSet<_> = self.observer.points().iter().map(|point| Arc::clone(&point.node)).collect();
-        for node in nodes {
-            self.correlator.report_loss(&node, new, now_ns);
+        for node in &self.site.survey().nodes {
+            self.correlator.report_loss(&node.name, new, now_ns);
         }
     }
 
     fn explain_silence(&self) {
         if let Ok(outcomes) = self.observer.outcomes() {
-            notice(&silence::explain(&self.selection, &outcomes, self.observer.points()));
+            let counters = self.correlator.counters();
+            notice(&silence::explain(&self.selection, &outcomes, &counters, self.observer.points()));
         }
     }
 
     fn do_chores(&mut self) {
         let (moved, problems) = self.observer.reconcile();
         for device in moved {
-            notice(&format!("note: another tool got in front of us on {device}; we are first again"));
+            notice(&format!(
+                "note: another tool got in front of us on {device}, or removed us; we are first again"
+            ));
         }
         for problem in problems {
             notice(&format!("warning: {problem}"));
@@ -276,19 +275,10 @@ impl<'a> Follow<'a> {
         match self.site.reload_if_changed() {
             Ok(true) => self.inventory_changed(),
             // A pod gets its address after its link, and nobody tells of addresses.
-            Ok(false) if self.is_waiting_for_a_pod() => self.look_again(),
+            Ok(false) if is_waited_for(&self.selection, self.site.survey()) => self.looks.want_later(),
             Ok(false) => {}
             Err(error) => notice(&format!("warning: the changed inventory is not used: {error}")),
         }
-    }
-
-    /// Whether a pod of the follow should be here and its interface is not observed.
-    fn is_waiting_for_a_pod(&self) -> bool {
-        let ends = [Some(&self.selection.a), self.selection.b.as_ref()];
-        let mut pods = ends.into_iter().flatten().flat_map(|end| &end.pods);
-        pods.any(|pod| {
-            self.site.survey().problems_of(pod).any(|problem| problem.kind == ProblemKind::NotFound)
-        })
     }
 
     fn inventory_changed(&mut self) {
@@ -301,93 +291,40 @@ impl<'a> Follow<'a> {
             notice(&format!("warning: {error}"));
         }
         self.correlator.set_scopes(vec![scope_of(&self.selection)]);
-        self.look_again();
+        self.looks.want(Duration::ZERO);
     }
 
-    /// A pod's start or end changes several links at once: waits until they have settled, then looks once.
-    async fn links_changed(&mut self, first: LinkEvent) {
-        let mut event = Some(first);
-        let settled = tokio::time::sleep(SETTLE);
-        tokio::pin!(settled);
-        loop {
-            if let Some(LinkEvent::Gone { netns, link }) = event {
-                self.forget(netns, link.ifindex);
-            }
-            tokio::select! {
-                () = &mut settled => break,
-                next = self.links.recv() => event = next,
-            }
+    fn link_changed(&mut self, event: LinkEvent) {
+        if let LinkEvent::Gone { netns, link } = event {
+            self.devices.gone((netns, link.ifindex), &mut self.observer, &mut self.correlator);
         }
-        self.look_again();
+        self.looks.want(SETTLE);
     }
 
-    fn forget(&mut self, netns: crate::host::netns::NetnsId, ifindex: u32) {
-        for point in self.observer.forget(netns, ifindex) {
-            self.correlator.remove_point(point);
-        }
-        self.refused.remove(&(netns, ifindex));
-    }
-
-    fn look_again(&mut self) {
-        if let Err(error) = self.site.look_again() {
-            notice(&format!("warning: {error}"));
-            return;
-        }
-        self.watch_nodes();
-        self.attach_all();
-    }
-
-    /// Watches the links of nodes that are not watched yet.
-    fn watch_nodes(&mut self) {
-        for node in &self.site.survey().nodes {
-            if !self.watched.insert(node.netns.id()) {
-                continue;
+    fn machine_looked_over(&mut self, survey: Result<Survey, Failure>) {
+        match survey {
+            Ok(survey) => {
+                self.site.take(survey);
+                self.follow_plan();
             }
-            match watch(&node.netns, self.link_sender.clone()) {
-                Ok(watch) => self.watches.push(watch),
-                Err(error) => notice(&format!(
-                    "warning: pods that start on node {} will not be seen: {error}",
-                    node.name
-                )),
-            }
+            Err(error) => notice(&format!("warning: {error}")),
         }
     }
 
-    /// Attaches to all devices of the plan that are not held yet.
-    fn attach_all(&mut self) {
-        for device in plan_points(self.site.survey(), &self.selection.scope()) {
-            if self.observer.observes(&device) {
-                continue;
-            }
-            match self.observer.observe(&device, monotonic_ns()) {
-                Ok(_) => {}
-                // It went between the look and the attach; the link watch tells the rest.
-                Err(AttachError::DeviceGone) => {}
-                Err(error) => self.complain(&device, &error),
-            }
-        }
-        for point in &self.observer.points()[self.known_points..] {
-            self.correlator.add_point(Arc::clone(point), monotonic_ns());
-        }
-        self.known_points = self.observer.points().len();
-    }
-
-    fn complain(&mut self, device: &PlannedDevice, error: &AttachError) {
-        if self.refused.insert(device.key()) {
-            notice(&format!(
-                "warning: {} on node {} is not observed: {error}",
-                device.link.name, device.node
-            ));
-        }
+    fn follow_plan(&mut self) {
+        let survey = self.site.survey();
+        self.devices.watch_nodes(survey);
+        let plan = plan_points(survey, &self.selection.scope());
+        self.devices.follow_plan(&plan, survey, &mut self.observer, &mut self.correlator);
     }
 
     /// Detaches, tells what is still under way and the summary.
-    fn finish(&mut self, result: Result<End, Failure>) -> Result<(), Failure> {
-        self.watches.clear();
+    fn finish(&mut self, result: Result<Ending, Failure>) -> Result<(), Failure> {
+        self.devices.stop();
         for problem in self.observer.stop() {
             notice(&format!("warning: {problem}"));
         }
-        let end = result?;
+        let ending = result?;
         while let Ok(batch) = self.records.try_recv() {
             self.take_in(&batch);
         }
@@ -395,13 +332,75 @@ impl<'a> Follow<'a> {
         let mut rest = Vec::new();
         self.correlator.finish(&mut |trajectory| rest.push(trajectory));
         self.tell(rest)?;
-        if matches!(end, End::Interrupted) && self.teller.told() == 0 {
+        if matches!(ending, Ending::Interrupted) && self.teller.told() == 0 {
             self.explain_silence();
         }
         let outcomes = self.observer.outcomes().unwrap_or_default();
         let losses = self.observer.losses().unwrap_or(self.losses);
         self.teller.summarize(&outcomes, &losses, &self.correlator.counters())
     }
+}
+
+/// Looks over the machine: one at a time, on a worker thread, and not too often.
+struct Looks {
+    running: Option<JoinHandle<Result<Survey, Failure>>>,
+    wanted: Option<Instant>,
+    last: Instant,
+    wait: Duration,
+}
+
+impl Looks {
+    fn new() -> Self {
+        Self { running: None, wanted: None, last: Instant::now(), wait: CHORES }
+    }
+
+    /// Asks for a look in `delay`, or as soon as it may be.
+    fn want(&mut self, delay: Duration) {
+        self.wait = CHORES;
+        self.want_at((Instant::now() + delay).max(self.last + LOOK_INTERVAL));
+    }
+
+    /// Asks for one after a time that doubles from one to the next.
+    fn want_later(&mut self) {
+        if self.wanted.is_none() && self.running.is_none() {
+            self.want_at(self.last + self.wait);
+            self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    fn want_at(&mut self, at: Instant) {
+        self.wanted = Some(self.wanted.map_or(at, |wanted| wanted.min(at)));
+    }
+
+    /// The next finished look. May be dropped and asked again at any time.
+    async fn next(&mut self, site: &Site) -> Result<Survey, Failure> {
+        loop {
+            if let Some(running) = &mut self.running {
+                let survey = running.await;
+                self.running = None;
+                self.last = Instant::now();
+                return survey.unwrap_or_else(|error| {
+                    Err(Failure::Failed(format!("the look over this machine has failed: {error}")))
+                });
+            }
+            match self.wanted {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+            self.wanted = None;
+            self.running = Some(spawn_blocking(site.look_again()));
+        }
+    }
+}
+
+fn pods_of(selection: &Selection) -> impl Iterator<Item = &Arc<PodRef>> {
+    let ends: [Option<&End>; 2] = [Some(&selection.a), selection.b.as_ref()];
+    ends.into_iter().flatten().flat_map(|end| &end.pods)
+}
+
+/// Whether a pod of the follow should be here and was not found.
+fn is_waited_for(selection: &Selection, survey: &Survey) -> bool {
+    pods_of(selection).any(|pod| survey.problems_of(pod).any(|problem| problem.kind == ProblemKind::NotFound))
 }
 
 /// The kernel's filter for a selection.
@@ -419,35 +418,5 @@ fn scope_of(selection: &Selection) -> FollowScope {
     FollowScope {
         a: selection.a.addresses.iter().copied().collect(),
         b: selection.b.as_ref().map(|end| end.addresses.iter().copied().collect()),
-    }
-}
-
-/// Reads what the programs logged, when called.
-fn program_log(observer: &mut Observer) -> Result<Box<dyn FnMut()>, Failure> {
-    let mut logger = aya_log::EbpfLogger::init(observer.object_mut())
-        .map_err(|error| Failure::Failed(format!("no log of the programs: {error}")))?;
-    Ok(Box::new(move || logger.flush()))
-}
-
-/// Ctrl-C and SIGTERM.
-struct Interrupted {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Interrupted {
-    fn listen() -> Result<Self, Failure> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))
-        };
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }

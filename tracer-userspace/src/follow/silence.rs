@@ -6,6 +6,7 @@ use tracer_common::outcome::Outcome;
 
 use super::select::{EndKind, Selection};
 use crate::agent::programs::Outcomes;
+use crate::trajectory::correlate::Counters;
 use crate::trajectory::model::{DeviceRole, ObservationPoint};
 
 /// What is followed, in words: "default/curl <-> svc/default/httpbin, protocol 6, port 80".
@@ -39,7 +40,12 @@ fn protocol_name(number: u8) -> String {
 
 /// What we wait for and the likely reasons, from what the points saw meanwhile.
 #[must_use]
-pub fn explain(selection: &Selection, outcomes: &Outcomes, points: &[Arc<ObservationPoint>]) -> String {
+pub fn explain(
+    selection: &Selection,
+    outcomes: &Outcomes,
+    correlator: &Counters,
+    points: &[Arc<ObservationPoint>],
+) -> String {
     let mut lines = vec![format!("nothing seen so far; waiting for packets {}", what(selection))];
     let recorded = outcomes.get(Outcome::Recorded);
     let lost = outcomes.get(Outcome::RingFull);
@@ -52,9 +58,15 @@ pub fn explain(selection: &Selection, outcomes: &Outcomes, points: &[Arc<Observa
     } else if recorded + lost == 0 {
         lines.push(format!("  {filtered} other packets have passed the observed points; likely reasons:"));
         lines.extend(reasons_for_no_match(selection).into_iter().map(|reason| format!("  - {reason}")));
+    } else if correlator.open > 0 || correlator.unrelated == 0 {
+        lines.push(format!(
+            "  {recorded} records came ({lost} lost); {} packets are under way or wait for late records",
+            correlator.open
+        ));
     } else {
         lines.push(format!(
-            "  {recorded} records came ({lost} lost), but none of them shows an address of {}",
+            "  {recorded} records came ({lost} lost), all of packets of others that share an address with {} \
+             (its node's, for NAT)",
             selection.a.name
         ));
     }

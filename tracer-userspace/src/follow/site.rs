@@ -1,9 +1,8 @@
 //! The inventory and what this machine has of it, kept up to date: the file may change, pods start and stop.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::rc::Rc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -33,24 +32,34 @@ fn nanoseconds(time: rustix::time::Timespec) -> u64 {
     u64::try_from(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)).unwrap_or(0)
 }
 
-/// The inventory, shared between the run and the correlator, which asks it for names.
+/// The inventory, shared between the run, the correlator, which asks it for names, and the thread that looks over
+/// the machine.
 #[derive(Clone)]
-pub struct Names(Rc<RefCell<Inventory>>);
+pub struct Names(Arc<RwLock<Inventory>>);
 
 impl Names {
     /// Gives `work` the inventory.
     pub fn with<T>(&self, work: impl FnOnce(&Inventory) -> T) -> T {
-        work(&self.0.borrow())
+        work(&self.read())
+    }
+
+    /// A panic while it was written would have ended the run; what a panic elsewhere left behind is whole.
+    fn read(&self) -> RwLockReadGuard<'_, Inventory> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inventory> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Directory for Names {
     fn owner(&self, address: IpAddr, at_ns: u64) -> Owner {
-        self.0.borrow().owner(address, at_ns)
+        self.read().owner(address, at_ns)
     }
 
     fn is_service_translation(&self, protocol: u8, from: (IpAddr, u16), to: (IpAddr, u16)) -> bool {
-        self.0.borrow().is_service_translation(protocol, from, to)
+        self.read().is_service_translation(protocol, from, to)
     }
 }
 
@@ -71,7 +80,7 @@ impl Site {
         let modified = modification_time(&path);
         let inventory = load(&path)?;
         let survey = look(&inventory)?;
-        let mut site = Self { path, modified, names: Names(Rc::new(RefCell::new(inventory))), survey };
+        let mut site = Self { path, modified, names: Names(Arc::new(RwLock::new(inventory))), survey };
         site.learn_node_addresses();
         Ok(site)
     }
@@ -98,30 +107,32 @@ impl Site {
         // Also when it is wrong: one complaint a change is enough.
         self.modified = modified;
         let newer = load(&self.path)?;
-        self.names.0.borrow_mut().renew(newer, monotonic_ns());
+        self.names.write().renew(newer, monotonic_ns());
         self.learn_node_addresses();
         Ok(true)
     }
 
-    /// Looks over the machine again.
-    ///
-    /// # Errors
-    /// The machine cannot be looked at; what was known stays.
-    pub fn look_again(&mut self) -> Result<(), Failure> {
-        self.survey = look(&self.names.0.borrow())?;
+    /// The work of looking over the machine again, for another thread: on a large node it takes a while.
+    pub fn look_again(&self) -> impl FnOnce() -> Result<Survey, Failure> + Send + 'static {
+        let names = self.names.clone();
+        move || names.with(look)
+    }
+
+    /// Takes what that work has found.
+    pub fn take(&mut self, survey: Survey) {
+        self.survey = survey;
         self.learn_node_addresses();
-        Ok(())
     }
 
     fn learn_node_addresses(&mut self) {
-        let mut inventory = self.names.0.borrow_mut();
+        let mut inventory = self.names.write();
         for (node, address) in self.survey.node_addresses() {
             inventory.add_node_address(node, address);
         }
     }
 }
 
-fn load(path: &std::path::Path) -> Result<Inventory, Failure> {
+fn load(path: &Path) -> Result<Inventory, Failure> {
     file::load(path).map_err(|error| Failure::Failed(error.to_string()))
 }
 
@@ -129,6 +140,6 @@ fn look(inventory: &Inventory) -> Result<Survey, Failure> {
     survey(inventory).map_err(|error| Failure::Failed(format!("cannot look over this machine: {error}")))
 }
 
-fn modification_time(path: &std::path::Path) -> Option<SystemTime> {
+fn modification_time(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
 }

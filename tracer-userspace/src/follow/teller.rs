@@ -26,6 +26,7 @@ pub struct Teller {
     summary: Summary,
     told: u64,
     most: Option<u64>,
+    quiet: bool,
 }
 
 impl Teller {
@@ -40,6 +41,7 @@ impl Teller {
             summary: Summary::default(),
             told: 0,
             most: args.count,
+            quiet: args.quiet,
         }
     }
 
@@ -55,11 +57,16 @@ impl Teller {
         self.most.is_some_and(|most| self.told >= most)
     }
 
-    /// Tells one; [`Teller::flush`] shows it.
+    /// Tells one, unless only the summary was asked for; [`Teller::flush`] shows it.
     ///
     /// # Errors
     /// The output cannot be written.
     pub fn tell(&mut self, trajectory: &Trajectory) -> Result<(), Failure> {
+        self.summary.add(trajectory);
+        self.told += 1;
+        if self.quiet {
+            return Ok(());
+        }
         let offset_ns = self.wall_clock_offset_ns;
         let wall_clock = move |_: ClockId, time_ns: u64| time_ns + offset_ns;
         match self.format {
@@ -69,8 +76,6 @@ impl Teller {
             }
             Format::Json => json::write_trajectory(&mut self.out, trajectory, &self.names, &wall_clock)?,
         }
-        self.summary.add(trajectory);
-        self.told += 1;
         Ok(())
     }
 

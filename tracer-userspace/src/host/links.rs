@@ -183,7 +183,8 @@ impl Reader {
     pub(crate) fn netns_id_of(&mut self, other: &Netns) -> io::Result<Option<i32>> {
         use std::os::fd::AsRawFd;
         let mut payload = vec![0; 4];
-        payload.extend_from_slice(&attribute(NETNSA_FD, other.fd().as_raw_fd().to_ne_bytes()));
+        let fd = other.fd()?;
+        payload.extend_from_slice(&attribute(NETNSA_FD, fd.as_raw_fd().to_ne_bytes()));
         let Some(answer) = self.connection.get(RTM_GETNSID, &payload)? else { return Ok(None) };
         let found = attributes(answer.payload.get(4..).unwrap_or_default())
             .find(|(kind, _)| *kind == NETNSA_NSID)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,12 +23,13 @@ pub struct NetnsId {
     pub inode: u64,
 }
 
-/// A network namespace, kept alive by its descriptor.
+/// A network namespace, by path and identity. It is not kept open: an open descriptor keeps a namespace and its
+/// devices alive after the last process has left it, which others would notice.
 #[derive(Clone)]
 pub struct Netns {
     id: NetnsId,
+    path: Arc<Path>,
     label: Arc<str>,
-    fd: Arc<OwnedFd>,
 }
 
 impl fmt::Debug for Netns {
@@ -55,19 +56,21 @@ impl Netns {
     }
 
     fn open_as(path: &Path, label: String) -> io::Result<Self> {
-        let explain = |error: io::Error| {
-            io::Error::new(error.kind(), format!("cannot open the network namespace {label}: {error}"))
-        };
-        let file = File::open(path).map_err(explain)?;
-        // A leftover file of a namespace that is gone is an ordinary file.
-        if rustix::fs::fstatfs(&file).map_err(|error| explain(error.into()))?.f_type as u64 != NSFS_MAGIC {
-            return Err(explain(io::Error::other(
-                "it is an ordinary file, not a namespace (left behind when the namespace was removed?)",
-            )));
+        let (_, id) = open_namespace(path, &label)?;
+        Ok(Self { id, path: path.into(), label: label.into() })
+    }
+
+    /// Opens it for the moment.
+    ///
+    /// # Errors
+    /// It is gone, or another one has its place.
+    pub fn fd(&self) -> io::Result<OwnedFd> {
+        let (fd, id) = open_namespace(&self.path, &self.label)?;
+        if id == self.id {
+            return Ok(fd);
         }
-        let metadata = file.metadata().map_err(explain)?;
-        let id = NetnsId { device: metadata.dev(), inode: metadata.ino() };
-        Ok(Self { id, label: label.into(), fd: Arc::new(file.into()) })
+        let text = format!("the network namespace {} is gone; another one has its place", self.label);
+        Err(io::Error::new(io::ErrorKind::NotFound, text))
     }
 
     /// The namespace of this process.
@@ -89,20 +92,17 @@ impl Netns {
         &self.label
     }
 
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
     /// Runs `work` inside the namespace, on a thread of its own that ends with it: a thread's namespace is the
     /// thread's, and one that could not return to its own would be a trap for whoever gets it next.
     ///
     /// # Errors
-    /// The thread cannot be started, or the namespace cannot be entered (needs CAP_SYS_ADMIN).
+    /// The namespace is gone ([`io::ErrorKind::NotFound`]), the thread cannot be started, or the namespace cannot be
+    /// entered (needs CAP_SYS_ADMIN).
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let fd = self.fd()?;
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, || {
-                move_into_link_name_space(self.fd(), Some(LinkNameSpaceType::Network)).map_err(|error| {
+                move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|error| {
                     let error = io::Error::from(error);
                     let hint = match error.kind() {
                         io::ErrorKind::PermissionDenied => " (needs root or CAP_SYS_ADMIN)",
@@ -117,6 +117,20 @@ impl Netns {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
+}
+
+fn open_namespace(path: &Path, label: &str) -> io::Result<(OwnedFd, NetnsId)> {
+    let explain = |error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot open the network namespace {label}: {error}"))
+    };
+    let file = File::open(path).map_err(explain)?;
+    // A leftover file of a namespace that is gone is an ordinary file.
+    if rustix::fs::fstatfs(&file).map_err(|error| explain(error.into()))?.f_type as u64 != NSFS_MAGIC {
+        let text = "it is an ordinary file, not a namespace (left behind when the namespace was removed?)";
+        return Err(explain(io::Error::new(io::ErrorKind::NotFound, text)));
+    }
+    let metadata = file.metadata().map_err(explain)?;
+    Ok((file.into(), NetnsId { device: metadata.dev(), inode: metadata.ino() }))
 }
 
 /// `statfs` type of the files that stand for namespaces.

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use super::netlink::{Connection, Message, attributes, read_text, read_u32};
+use super::filters;
+use super::netlink::Connection;
 use super::netns::Netns;
 use crate::trajectory::model::Direction;
 
@@ -20,15 +21,8 @@ mod btf;
 /// How the names of tracer's own programs begin.
 pub const OWN_PREFIX: &str = "tracer_";
 
-const TC_H_INGRESS: u32 = 0xffff_fff2;
-const TC_H_EGRESS: u32 = 0xffff_fff3;
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
-const TCA_CHAIN: u16 = 11;
-const TCA_BPF_NAME: u16 = 7;
-const TCA_BPF_FLAGS: u16 = 8;
-const TCA_BPF_ID: u16 = 11;
-const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+pub(crate) const TC_H_INGRESS: u32 = 0xffff_fff2;
+pub(crate) const TC_H_EGRESS: u32 = 0xffff_fff3;
 
 /// Why the programs of a device could not be read.
 #[derive(Debug, Error)]
@@ -182,76 +176,28 @@ fn legacy_filters(
     parent: u32,
     infos: &mut Infos,
 ) -> Result<Vec<HookProgram>, ProgramsError> {
-    // struct tcmsg: family, padding, ifindex, handle, parent, info.
-    let mut request = [0; 20];
-    request[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-    request[12..16].copy_from_slice(&parent.to_ne_bytes());
-    let messages = connection
-        .dump(libc::RTM_GETTFILTER, &request)
-        .map_err(|source| ProgramsError::Filters { ifindex, netns: netns.label().to_owned(), source })?;
+    let listed = filters::list(connection, ifindex, parent).map_err(|source| ProgramsError::Filters {
+        ifindex,
+        netns: netns.label().to_owned(),
+        source,
+    })?;
     let mut programs = Vec::new();
-    for message in messages {
-        let Some(filter) = Filter::decode(&message) else { continue };
-        let known = filter.id.map(|id| infos.get(id)).transpose()?.flatten();
+    for filter in listed {
+        let mechanism = Mechanism::Clsact {
+            priority: filter.priority,
+            handle: filter.handle,
+            chain: filter.chain,
+            direct_action: filter.direct_action,
+        };
+        let known = filter.program.map(|id| infos.get(id)).transpose()?.flatten();
         programs.push(match known {
-            Some(info) => info.on(filter.mechanism),
-            None => HookProgram {
-                mechanism: filter.mechanism,
-                id: filter.id,
-                name: filter.name,
-                tag: None,
-                loaded_at: None,
-            },
+            Some(info) => info.on(mechanism),
+            None => {
+                HookProgram { mechanism, id: filter.program, name: filter.name, tag: None, loaded_at: None }
+            }
         });
     }
     Ok(programs)
-}
-
-/// One legacy filter as netlink describes it.
-#[derive(Debug, PartialEq, Eq)]
-struct Filter {
-    mechanism: Mechanism,
-    id: Option<u32>,
-    name: String,
-}
-
-impl Filter {
-    fn decode(message: &Message) -> Option<Self> {
-        let header: &[u8; 20] = message.payload.first_chunk()?;
-        let handle = read_u32(&header[8..])?;
-        let info = read_u32(&header[16..])?;
-        // Every priority is also listed by itself, without a filter.
-        if message.kind != libc::RTM_NEWTFILTER || handle == 0 {
-            return None;
-        }
-        let (mut kind, mut options, mut chain) = (String::new(), &[][..], 0);
-        for (attribute, value) in attributes(&message.payload[header.len()..]) {
-            match attribute {
-                TCA_KIND => kind = read_text(value),
-                TCA_OPTIONS => options = value,
-                TCA_CHAIN => chain = read_u32(value)?,
-                _ => {}
-            }
-        }
-        let (mut name, mut id, mut flags) = (None, None, 0);
-        if kind == "bpf" {
-            for (attribute, value) in attributes(options) {
-                match attribute {
-                    TCA_BPF_NAME => name = Some(read_text(value)),
-                    TCA_BPF_FLAGS => flags = read_u32(value)?,
-                    TCA_BPF_ID => id = read_u32(value),
-                    _ => {}
-                }
-            }
-        }
-        let mechanism = Mechanism::Clsact {
-            priority: u16::try_from(info >> 16).ok()?,
-            handle,
-            chain,
-            direct_action: flags & TCA_BPF_FLAG_ACT_DIRECT != 0,
-        };
-        Some(Self { mechanism, id, name: name.unwrap_or_else(|| format!("{kind} filter")) })
-    }
 }
 
 /// What is the same for a program wherever it is attached.

@@ -118,6 +118,9 @@ pub struct ObservationPoint {
     pub bridge: Option<u32>,
     /// Full names of other BPF programs on this hook, in running order.
     pub foreign_programs: Vec<Arc<str>>,
+    /// The program that runs before ours and may end the chain, so that we see nothing here: full name. Only where
+    /// ours is a legacy filter and that one is TCX.
+    pub hidden_by: Option<Arc<str>>,
 }
 
 /// One encapsulation around a packet.

@@ -20,11 +20,14 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+/// Protocol, Service address, endpoint address.
+type Translation = (u8, (IpAddr, u16), (IpAddr, u16));
+
 /// An inventory made of literals.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Book {
     owners: HashMap<IpAddr, Owner>,
-    translations: HashSet<(u8, (IpAddr, u16), (IpAddr, u16))>,
+    translations: HashSet<Translation>,
 }
 
 impl Directory for Book {
@@ -50,6 +53,11 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn node(&mut self, name: &str, address: &str, offset_ns: u64) {
         let clock = ClockId(self.clocks.len() as u32);
+        self.node_with_clock(name, address, clock, offset_ns);
+    }
+
+    /// Nodes of one machine share its clock.
+    pub(crate) fn node_with_clock(&mut self, name: &str, address: &str, clock: ClockId, offset_ns: u64) {
         self.clocks.insert(name.to_owned(), clock);
         self.offsets.insert(clock, offset_ns);
         self.book.owners.insert(ip(address), Owner::Node(Arc::from(name)));
@@ -78,6 +86,7 @@ impl World {
                 role,
                 bridge,
                 foreign_programs: Vec::new(),
+                hidden_by: None,
             }));
         }
         ifindex
@@ -130,6 +139,13 @@ impl World {
         let id = self.at(hook).id;
         let point = &mut self.points[id.0 as usize];
         Arc::make_mut(point).foreign_programs.push(Arc::from(program));
+    }
+
+    /// Puts somebody else's TCX program in front of ours, which is a legacy filter.
+    pub(crate) fn hide(&mut self, hook: &str, program: &str) {
+        self.foreign(hook, program);
+        let id = self.at(hook).id;
+        Arc::make_mut(&mut self.points[id.0 as usize]).hidden_by = Some(Arc::from(program));
     }
 
     /// Stops observing a hook.
@@ -386,6 +402,18 @@ pub(crate) fn two_nodes(bridge: bool, tunnel: &str) -> World {
     let mut world = World::default();
     world.node("n1", NODE_1, 1_000 * SECOND);
     world.node("n2", NODE_2, 1_037 * SECOND);
+    furnish(world, bridge, tunnel)
+}
+
+/// The same on one machine.
+pub(crate) fn two_nodes_with_one_clock(tunnel: &str) -> World {
+    let mut world = World::default();
+    world.node_with_clock("n1", NODE_1, ClockId(0), 0);
+    world.node_with_clock("n2", NODE_2, ClockId(0), 0);
+    furnish(world, false, tunnel)
+}
+
+fn furnish(mut world: World, bridge: bool, tunnel: &str) -> World {
     let (mut b1, mut b2) = (None, None);
     if bridge {
         b1 = Some(world.bridge("n1", "cni0"));

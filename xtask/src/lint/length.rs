@@ -24,7 +24,8 @@ pub(super) fn check(sources: &Sources) -> Result<Vec<Finding>> {
             let text = format!("{lines} lines, {LIMIT} at most: split it, or move its tests to a file");
             findings.push(Finding { file: file.to_owned(), line: None, text });
         } else if lines > WARN {
-            eprintln!("warning: {}: {lines} lines, better under {WARN}", file.display());
+            let file = file.strip_prefix(ebpf_build::workspace_root()).unwrap_or(file).display();
+            eprintln!("warning: {file}: {lines} lines, better under {WARN}");
         }
     }
     Ok(findings)

@@ -16,6 +16,7 @@ pub(super) struct Context<'a, D: ?Sized> {
     pub(super) topology: &'a Topology,
     pub(super) learnt: &'a Learnt,
     pub(super) lost_on: &'a dyn Fn(&str) -> u64,
+    pub(super) sees_snat: bool,
     pub(super) cut_short: Option<&'static str>,
 }
 
@@ -77,6 +78,7 @@ fn judge_unit<D: Directory + ?Sized>(
         source: &source,
         destination: &destination,
         lost_on: context.lost_on,
+        sees_snat: context.sees_snat,
         cut_short: context.cut_short,
     };
     let expectation = expect::judge(&seen, &facts);
@@ -343,18 +345,18 @@ fn latency(pair: &[Hop]) -> Latency {
 fn teach_rewrite(learnt: &mut Learnt, before: &Packet, after: &Packet) {
     let protocol = before.protocol;
     let (from, to) = (Endpoint::destination(before), Endpoint::destination(after));
-    if from != to {
-        if let Some(port) = from.port {
-            learnt.learn_translation(protocol, from.address, port);
-            learnt.learn_destination(protocol, Endpoint::source(before), from, to);
-        }
+    if from != to
+        && let Some(port) = from.port
+    {
+        learnt.learn_translation(protocol, from.address, port);
+        learnt.learn_destination(protocol, Endpoint::source(before), from, to);
     }
     let (original, alias) = (Endpoint::source(before), Endpoint::source(after));
-    if original != alias {
-        if let Some(port) = alias.port {
-            learnt.learn_translation(protocol, alias.address, port);
-            learnt.learn_destination(protocol, to, alias, original);
-        }
+    if original != alias
+        && let Some(port) = alias.port
+    {
+        learnt.learn_translation(protocol, alias.address, port);
+        learnt.learn_destination(protocol, to, alias, original);
     }
 }
 

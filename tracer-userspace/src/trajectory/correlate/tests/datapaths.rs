@@ -1,9 +1,10 @@
 //! Each datapath of the lab, hop by hop.
 
+use crate::trajectory::correlate::{CorrelatorConfig, FollowScope};
 use crate::trajectory::model::{Latency, Verdict};
 use crate::trajectory::testing::{
     ACK, CLUSTER_IP, CURL, Change, HTTPBIN, NODE_1, NODE_2, PSH, ROUTED, ROUTED_SERVICE, SECOND, SYN, Step,
-    hooks, ping, tcp, two_nodes, udp,
+    hooks, ping, run, tcp, two_nodes, two_nodes_with_one_clock, udp,
 };
 
 fn names(steps: &[Step<'_>]) -> Vec<String> {
@@ -171,6 +172,34 @@ fn redirect_peer_explains_the_peer_that_is_passed_by() {
 }
 
 #[test]
+fn hooks_hidden_behind_a_tcx_program_are_explained_and_not_expected() {
+    let mut world = two_nodes(false, "cilium_vxlan");
+    world.hide("n1/vethcurl<", "cil_from_container");
+    world.hide("n2/cilium_vxlan<", "cil_from_overlay");
+    let steps: &[Step<'_>] = &[
+        ("n1/curl:eth0>", &[]),
+        ("n1/cilium_vxlan>", &[]),
+        ("n1/eth0>", &[Change::Encap(2735, NODE_1, NODE_2)]),
+        ("n2/eth0<", &[]),
+        ("n2/httpbin:eth0<", &[Change::Decap, Change::Ttl]),
+    ];
+
+    let out = world.correlate(world.walk(SECOND, &ping(CURL, HTTPBIN, 1), steps));
+
+    assert_eq!((&out[0].verdict, out[0].expected_hops), (&Verdict::Delivered, 5));
+    let reasons: Vec<_> = out[0].missing.iter().map(|missing| missing.reason.as_str()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "hidden by cil_from_container, a TCX program: it runs before our legacy filter and ends the chain",
+            "hidden by cil_from_overlay, a TCX program: it runs before our legacy filter and ends the chain",
+            "passed by with bpf_redirect_peer (cil_from_overlay on cilium_vxlan)",
+        ]
+    );
+    assert!(out[0].missing.iter().all(|missing| missing.explained));
+}
+
+#[test]
 fn a_missing_peer_without_a_foreign_program_is_not_explained() {
     let world = two_nodes(false, "vxlan");
     let mut sightings = world.walk(SECOND, &ping(CURL, HTTPBIN, 1), ROUTED);
@@ -258,6 +287,25 @@ fn snat_to_the_node_is_joined_and_the_reply_finds_its_way_back() {
 }
 
 #[test]
+fn without_a_target_a_packet_that_snat_may_have_hidden_is_not_called_lost() {
+    let world = two_nodes(false, "");
+    let to_other_node: &[Step<'_>] = &[("n1/curl:eth0>", &[]), ("n1/vethcurl<", &[])];
+    let sightings = || world.walk(SECOND, &tcp((CURL, 1), (NODE_2, 10250), 9, 0, SYN), to_other_node);
+    let scope = |b: Option<&str>| FollowScope {
+        a: [CURL.parse().unwrap()].into(),
+        b: b.map(|address| [address.parse().unwrap()].into()),
+    };
+    let told = |scope| {
+        let config = CorrelatorConfig { scopes: vec![scope], ..CorrelatorConfig::default() };
+        run(&mut world.correlator(config), sightings()).remove(0).verdict
+    };
+
+    assert!(matches!(told(scope(Some(NODE_2))), Verdict::Lost { .. }));
+    let Verdict::Unknown { reason } = told(scope(None)) else { panic!("called lost") };
+    assert!(reason.contains("SNAT") && reason.contains("--to"), "{reason}");
+}
+
+#[test]
 fn addresses_outside_and_nodes_are_reached_at_their_last_device() {
     let world = two_nodes(false, "");
     let out = world.correlate(world.walk(
@@ -294,4 +342,59 @@ fn wireguard_hides_the_wire_and_both_sides_are_still_joined() {
     let out = world.correlate(world.walk(SECOND, &ping(CURL, HTTPBIN, 3), steps));
     assert_eq!(hooks(&out[0]), names(steps));
     assert_eq!((&out[0].verdict, out[0].expected_hops), (&Verdict::Delivered, 6));
+}
+
+#[test]
+fn nodes_of_one_machine_share_a_clock_and_all_legs_are_exact() {
+    let world = two_nodes_with_one_clock("vxlan");
+    let packet = tcp((CURL, 40000), (CLUSTER_IP, 80), 9, 0, SYN);
+    let out = world.correlate(world.walk(SECOND, &packet, ROUTED_SERVICE));
+    assert_eq!(hooks(&out[0]), names(ROUTED_SERVICE));
+    assert_eq!((out[0].expected_hops, out[0].missing.len()), (8, 0));
+    assert!(out[0].legs.iter().all(|leg| leg.latency == Latency::Exact { ns: 1000 }));
+}
+
+#[test]
+fn a_node_port_is_no_end_and_what_nat_makes_of_it_is_joined() {
+    let world = two_nodes(false, "vxlan");
+    let steps: &[Step<'_>] = &[
+        ("n1/curl:eth0>", &[]),
+        ("n1/vethcurl<", &[]),
+        ("n1/vxlan>", &[Change::Ttl, Change::To(HTTPBIN, 8080), Change::From(NODE_1, 1024)]),
+        ("n1/eth0>", &[Change::Encap(1, NODE_1, NODE_2)]),
+        ("n2/eth0<", &[]),
+        ("n2/vxlan<", &[Change::Decap]),
+        ("n2/vethhttp>", &[Change::Ttl]),
+        ("n2/httpbin:eth0<", &[]),
+    ];
+    let out = world.correlate(world.walk(SECOND, &tcp((CURL, 1), (NODE_1, 30080), 9, 0, SYN), steps));
+    assert_eq!(out.len(), 1);
+    assert_eq!(hooks(&out[0]), names(steps));
+    assert_eq!((&out[0].verdict, out[0].missing.len()), (&Verdict::Delivered, 0));
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_own_service() {
+    let mut world = two_nodes(false, "vxlan");
+    world.service("self", ("10.96.0.20", 80), &[(CURL, 8080)]);
+    let steps: &[Step<'_>] = &[
+        ("n1/curl:eth0>", &[]),
+        ("n1/vethcurl<", &[]),
+        ("n1/vethcurl>", &[Change::Ttl, Change::To(CURL, 8080), Change::From(NODE_1, 1024)]),
+        ("n1/curl:eth0<", &[]),
+    ];
+    let out = world.correlate(world.walk(SECOND, &tcp((CURL, 1), ("10.96.0.20", 80), 9, 0, SYN), steps));
+    assert_eq!(hooks(&out[0]), names(steps));
+    assert_eq!((&out[0].verdict, out[0].expected_hops), (&Verdict::Delivered, 4));
+    assert!(out[0].notes.is_empty());
+}
+
+#[test]
+fn a_node_behind_a_bridge_is_reached_at_the_bridge() {
+    let world = two_nodes(true, "flannel.1");
+    let steps: &[Step<'_>] = &[("n1/curl:eth0>", &[]), ("n1/vethcurl<", &[]), ("n1/cni0<", &[])];
+    let out = world.correlate(world.walk(SECOND, &udp((CURL, 1), (NODE_1, 53), 40, 9, 1), steps));
+    assert_eq!((&out[0].verdict, out[0].expected_hops), (&Verdict::Delivered, 3));
+    let out = world.correlate(world.walk(SECOND, &udp((CURL, 1), (NODE_1, 53), 40, 9, 1), &steps[..2]));
+    assert!(matches!(out[0].verdict, Verdict::Lost { .. }));
 }

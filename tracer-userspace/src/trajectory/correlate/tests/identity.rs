@@ -314,7 +314,7 @@ fn datagrams_cut_from_one_udp_packet_are_one_trajectory_in_any_order() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// Whatever is withheld and however it is shuffled, sightings of different packets never meet in one
     /// trajectory, nothing is invented, and no packet is called delivered that was not.
@@ -386,6 +386,10 @@ proptest! {
         let total = sightings.len() as u64;
 
         let mut correlator = world.correlator(Default::default());
+        if withheld > 0 {
+            correlator.report_loss(&"n1".into(), 1, SECOND);
+            correlator.report_loss(&"n2".into(), 1, SECOND);
+        }
         let out = crate::trajectory::testing::run(&mut correlator, sightings);
 
         let mut shown = 0;
@@ -404,6 +408,9 @@ proptest! {
             }
             let labels = labels.unwrap_or_default();
             prop_assert!(!labels.is_empty(), "different packets in one trajectory: {:?}", hooks(trajectory));
+            if matches!(trajectory.verdict, Verdict::Lost { .. }) {
+                prop_assert!(withheld == 0 && labels.iter().all(|label| !delivered[label]));
+            }
             if trajectory.verdict == Verdict::Delivered {
                 prop_assert!(labels.iter().any(|label| delivered[label]));
             }

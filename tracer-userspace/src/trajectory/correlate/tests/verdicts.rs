@@ -83,14 +83,27 @@ fn a_pod_whose_device_is_not_observed_gives_no_verdict() {
 fn a_node_without_observation_gives_no_verdict() {
     let world = two_nodes(false, "vxlan");
     let mut correlator = world.correlator(CorrelatorConfig::default());
-    let mut book = world.book.clone();
-    let _ = &mut book;
     for point in world.points.iter().filter(|point| &*point.node == "n2") {
         correlator.remove_point(point.id);
     }
     let out = run(&mut correlator, world.walk(SECOND, &ping(CURL, HTTPBIN, 1), &ROUTED[..4]));
     assert!(matches!(out[0].verdict, Verdict::Unknown { .. }), "{:?}", out[0].verdict);
     assert_eq!(out[0].expected_hops, 4);
+}
+
+#[test]
+fn a_late_record_of_a_device_that_is_gone_does_not_bring_it_back() {
+    let world = two_nodes(false, "vxlan");
+    let mut correlator = world.correlator(CorrelatorConfig::default());
+    correlator.remove_point(world.at("n2/vethhttp>").id);
+    run(&mut correlator, world.walk(SECOND, &ping(CURL, HTTPBIN, 1), ROUTED));
+    let mut without = world.walk(SECOND, &ping(CURL, HTTPBIN, 2), ROUTED);
+    without.remove(6);
+
+    let out = run(&mut correlator, without);
+
+    assert_eq!((&out[0].verdict, out[0].expected_hops), (&Verdict::Delivered, 7));
+    assert_eq!(out[0].missing, []);
 }
 
 #[test]

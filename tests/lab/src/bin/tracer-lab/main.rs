@@ -1,38 +1,40 @@
 //! `tracer-lab`: the lab for people. `demo` shows tracer at work in it, `up` keeps it for your own experiments.
 
+mod follow;
+mod load;
+
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::BufRead as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use lexopt::Arg::{Long, Short, Value};
 use lexopt::ValueExt as _;
 use tracer_lab::{Lab, Topology};
 
+use crate::follow::Follow;
+
 const USAGE: &str = "\
 usage: tracer-lab demo [--topology NAME] [--service] [--ipv6] [-- ARGUMENT...]
        tracer-lab up [--topology NAME]
+       tracer-lab load [--topology NAME] [--rate N] [--seconds N]
 
   demo   Two nodes and their pods as network namespaces; a real curl goes from pod curl to pod httpbin on the other
          node while `tracer follow` tells each packet's way. --service: through the Service httpbin; --ipv6: over IPv6.
          What is behind -- goes to `tracer follow`. The program is TRACER_BIN, or the tracer beside this one.
   up     The same lab, with a web server in httpbin, until Enter is pressed: for experiments of your own.
+  load   What `tracer follow` costs and loses while pod curl sends pod httpbin N small UDP packets a second
+         (100000 for 10 seconds if not given otherwise).
 
 topologies: ";
-
-/// The last packets of a connection may come this long after curl has ended.
-const QUIET: Duration = Duration::from_millis(800);
-/// A follow that says nothing for this long before it is ready has failed.
-const STARTUP: Duration = Duration::from_secs(60);
 
 enum Task {
     Help,
     Demo { topology: Topology, service: bool, ipv6: bool, arguments: Vec<OsString> },
     Up { topology: Topology },
+    Load { topology: Topology, rate: u32, seconds: u32 },
 }
 
 fn main() -> ExitCode {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         }
         Task::Demo { topology, service, ipv6, arguments } => demo(topology, service, ipv6, &arguments),
         Task::Up { topology } => up(topology),
+        Task::Load { topology, rate, seconds } => load::run(topology, rate, seconds),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,12 +75,15 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
     };
     let mut topology = Topology::RoutedVxlan;
     let (mut service, mut ipv6) = (false, false);
+    let (mut rate, mut seconds) = (100_000, 10);
     let mut arguments = Vec::new();
     while let Some(argument) = parser.next()? {
         match argument {
             Long("topology") => topology = parser.value()?.parse()?,
             Long("service") if command == "demo" => service = true,
             Long("ipv6") if command == "demo" => ipv6 = true,
+            Long("rate") if command == "load" => rate = parser.value()?.parse()?,
+            Long("seconds") if command == "load" => seconds = parser.value()?.parse()?,
             Long("help") | Short('h') => return Ok(Task::Help),
             Value(first) if command == "demo" => {
                 arguments.push(first);
@@ -89,6 +95,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
     match command.as_str() {
         "demo" => Ok(Task::Demo { topology, service, ipv6, arguments }),
         "up" => Ok(Task::Up { topology }),
+        "load" => Ok(Task::Load { topology, rate, seconds }),
         other => Err(format!("no such command: {other}").into()),
     }
 }
@@ -147,7 +154,7 @@ fn up(topology: Topology) -> Result<()> {
     Ok(())
 }
 
-fn tracer_program() -> Result<PathBuf> {
+pub(crate) fn tracer_program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("TRACER_BIN") {
         return Ok(PathBuf::from(path));
     }
@@ -161,96 +168,11 @@ fn tracer_program() -> Result<PathBuf> {
     )
 }
 
-/// `tracer follow` as a child whose lines we pass on, so that we see when it has said all.
-struct Follow {
-    child: Child,
-    /// Told lines and, from the second thread, notices.
-    lines: Receiver<Line>,
-}
-
-enum Line {
-    Told,
-    Notice(String),
-}
-
-impl Follow {
-    fn start(command: &mut Command) -> Result<Self> {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {command:?}"))?;
-        let (sender, lines) = channel();
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (Some(stdout), Some(stderr)) = (stdout, stderr) else { bail!("the child has no output") };
-        let notices = sender.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                println!("{line}");
-                if sender.send(Line::Told).is_err() {
-                    return;
-                }
-            }
-        });
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                eprintln!("{line}");
-                if notices.send(Line::Notice(line)).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { child, lines })
-    }
-
-    /// Waits until it says that it follows.
-    fn until_ready(&mut self) -> Result<()> {
-        loop {
-            match self.lines.recv_timeout(STARTUP) {
-                Ok(Line::Notice(text)) if text.starts_with("following ") => return Ok(()),
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => bail!("tracer follow is not ready after {STARTUP:?}"),
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("tracer follow has ended: {}", self.child.wait()?)
-                }
-            }
-        }
-    }
-
-    fn until_quiet(&self) {
-        while self.lines.recv_timeout(QUIET).is_ok() {}
-    }
-
-    /// Ends it like Ctrl-C, which makes it print its summary.
-    fn end(&mut self) -> Result<()> {
-        let process = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(process, rustix::process::Signal::INT)?;
-        // Both threads end with its output.
-        while self.lines.recv().is_ok() {}
-        let status = self.child.wait()?;
-        std::io::stdout().flush()?;
-        if !status.success() {
-            bail!("tracer follow ended with {status}");
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Follow {
-    fn drop(&mut self) {
-        // After an error only: it has ended otherwise.
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
 /// A directory that nobody else can write to, removed at the end.
-struct PrivateDirectory(PathBuf);
+pub(crate) struct PrivateDirectory(PathBuf);
 
 impl PrivateDirectory {
-    fn create() -> Result<Self> {
+    pub(crate) fn create() -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
         let path = std::env::temp_dir().join(format!("tracer-lab-{}", std::process::id()));
         std::fs::DirBuilder::new()
@@ -260,7 +182,7 @@ impl PrivateDirectory {
         Ok(Self(path))
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

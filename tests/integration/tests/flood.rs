@@ -1,0 +1,162 @@
+//! What is lost is counted and told; what is not lost is whole.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tracer_integration::{Losses, Report, Summary, Tracer, Verdict, device_counters, wait_until};
+use tracer_lab::{Flood, Lab, Topology};
+
+const NODES: [&str; 2] = ["telekom-xwkb3", "telekom-xwkb8"];
+const FOLLOWED: [&str; 8] = ["--pod", "curl", "--to", "httpbin", "--protocol", "udp", "--port", "9000"];
+const PORT: u16 = 9000;
+/// Points on the way from curl to httpbin: pod, veth peer, tunnel and NIC, on each node.
+const POINTS: u64 = 8;
+/// Each of these passes all points, as request and as answer, while the flood goes on.
+const PINGS: u32 = 20;
+const SOON: Duration = Duration::from_secs(30);
+
+/// Floods httpbin from curl between `start` and `stop` of a follow; gives what `stop` gives, and how many packets
+/// passed the followed hooks by the devices' own counters.
+fn flood<F, T>(packets: u64, start: impl FnOnce(&Tracer) -> F, stop: impl FnOnce(F) -> T) -> (T, u64) {
+    let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+    let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
+    let _sink = httpbin.udp_sink(PORT).unwrap();
+    // Neighbours are resolved before, so that no datagram waits for that.
+    assert_eq!(curl.ping(httpbin.ipv4().into(), 1).unwrap().received, 1);
+    let follow = start(&Tracer::new(&lab).unwrap());
+    let passed = || -> u64 {
+        let on_nodes = NODES.iter().zip([&curl, &httpbin]).flat_map(|(name, pod)| {
+            let node = lab.node(name).netns().clone();
+            let of_node =
+                ["eth0", "vxlan.calico", pod.host_device()].map(|device| device_counters(&node, device));
+            of_node.into_iter().chain([device_counters(pod.netns(), "eth0")])
+        });
+        on_nodes.map(|counters| counters.unwrap()).map(|(received, sent)| received + sent).sum()
+    };
+
+    let before = passed();
+    std::thread::scope(|scope| {
+        let pings = scope.spawn(|| curl.ping(httpbin.ipv4().into(), PINGS).unwrap().received);
+        let to = SocketAddr::new(httpbin.ipv4().into(), PORT);
+        let sent = curl.udp_flood(to, Flood { packets, payload: 64, rate: None }).unwrap();
+        assert_eq!(sent, packets);
+        assert_eq!(pings.join().unwrap(), PINGS, "other traffic is not harmed");
+    });
+    wait_until(SOON, "the last datagram has arrived", || {
+        (passed() - before >= (packets + u64::from(PINGS) * 2) * POINTS).then_some(())
+    });
+    let told = stop(follow);
+    (told, passed() - before)
+}
+
+/// Every packet that came to a hook has exactly one outcome, and every datagram is recorded or counted as lost.
+#[track_caller]
+fn assert_all_accounted_for(summary: &Summary, sent: u64, passed: u64) {
+    let hooks = &summary.hooks;
+    assert_eq!(
+        hooks.recorded + hooks.ring_full,
+        sent * POINTS,
+        "recorded + lost == sent x points: {hooks:?}"
+    );
+    assert!(hooks.filtered >= u64::from(PINGS) * 2 * POINTS, "the pings are filtered: {hooks:?}");
+    assert_eq!((hooks.truncated, hooks.malformed, hooks.too_deep, hooks.internal), (0, 0, 0, 0));
+    let at_hooks = hooks.recorded + hooks.ring_full + hooks.filtered + hooks.not_ip;
+    // A few frames of the kernel's own, such as neighbour discovery, pass before the first and behind the last look.
+    assert!(at_hooks.abs_diff(passed) <= 64, "{at_hooks} packets at the hooks, {passed} at the devices");
+    assert_eq!(summary.losses.ring_full, hooks.ring_full);
+    assert_eq!((summary.losses.undecodable, summary.losses.unattributed), (0, 0));
+}
+
+/// A loss is in the output wherever it matters, and is not taken for a lost packet.
+fn a_ring_that_overflows(bytes: &str) {
+    let sent = 20_000;
+    let arguments = [&FOLLOWED[..], &["--ring-bytes", bytes]].concat();
+    let (report, passed): (Report, u64) =
+        flood(sent, |tracer| tracer.follow(&arguments).unwrap(), |follow| follow.stop().unwrap());
+
+    assert!(report.exit.success(), "{:?}", report.stderr);
+    let summary = report.summary();
+    assert_all_accounted_for(summary, sent, passed);
+    assert!(summary.losses.ring_full > 0, "a ring of {bytes} bytes overflows: {summary:?}");
+    let uncertain = report.trajectories.iter().filter(|told| told.lost_records > 0).count();
+    assert!(uncertain > 0, "the packets' own lines say that records were lost");
+    assert_eq!(summary.packets.lost, 0, "all were delivered, and none is said to be lost");
+    assert!(report.trajectories.iter().all(|told| told.verdict != Verdict::Lost));
+    for told in report.trajectories.iter().filter(|told| told.verdict == Verdict::Unknown) {
+        let reason = told.verdict_detail.as_ref().and_then(|detail| detail.reason.as_deref());
+        assert!(
+            reason.is_some_and(|reason| reason.contains("lost")),
+            "the loss of records is the reason: {told}"
+        );
+    }
+}
+
+#[test]
+fn a_ring_of_a_page_loses_records_and_says_so() {
+    a_ring_that_overflows("4096");
+}
+
+#[test]
+fn a_small_ring_loses_records_and_says_so() {
+    a_ring_that_overflows("65536");
+}
+
+#[test]
+fn a_burst_of_50_000_packets_fits_the_default_ring() {
+    let sent = 50_000;
+    let (summary, passed) = flood(sent, FastlyRead::start, FastlyRead::stop);
+
+    assert_all_accounted_for(&summary, sent, passed);
+    assert_eq!(summary.losses.ring_full, 0, "{:?}", summary.losses);
+    // A build without optimisation is slower than the burst, and its channel holds 260,000 records.
+    assert_eq!(summary.losses, Losses { channel_full: summary.losses.channel_full, ..Losses::default() });
+    assert_eq!(summary.packets.lost, 0, "what is not known to be lost is not said to be");
+    assert!(summary.losses.is_any() || summary.packets.delivered == sent, "{summary:?}");
+}
+
+#[test]
+fn a_burst_that_the_channel_holds_is_whole_however_slow_the_program_is() {
+    let sent = 20_000;
+    let (summary, passed) = flood(sent, FastlyRead::start, FastlyRead::stop);
+
+    assert_all_accounted_for(&summary, sent, passed);
+    assert!(!summary.losses.is_any(), "{:?}", summary.losses);
+    assert_eq!((summary.packets.delivered, summary.packets.total), (sent, sent));
+}
+
+/// A follow whose reader is fast and keeps the summary only: who parses each line is slower than who writes them.
+struct FastlyRead {
+    follow: Child,
+    stderr: BufReader<ChildStderr>,
+    reader: Child,
+}
+
+impl FastlyRead {
+    fn start(tracer: &Tracer) -> Self {
+        let mut command = tracer.follow_command(&FOLLOWED);
+        command.args(["-o", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut follow = command.spawn().unwrap();
+        let lines = follow.stdout.take().unwrap();
+        let reader =
+            Command::new("tail").args(["-n", "1"]).stdin(lines).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(follow.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.starts_with("following ") {
+            said.clear();
+            assert!(stderr.read_line(&mut said).unwrap() > 0, "it ended before it followed");
+        }
+        Self { follow, stderr, reader }
+    }
+
+    fn stop(mut self) -> Summary {
+        kill_process(Pid::from_child(&self.follow), Signal::INT).unwrap();
+        let output = self.reader.wait_with_output().unwrap();
+        let exit = self.follow.wait().unwrap();
+        let said: Vec<_> = self.stderr.lines().map_while(Result::ok).collect();
+        assert!(exit.success(), "{exit}: {said:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}

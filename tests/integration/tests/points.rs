@@ -1,0 +1,216 @@
+//! `tracer points`: every hook of the lab, with its device, role and evidence, and who else is on it.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use tracer_integration::{Attach, Point, Tracer, attach};
+use tracer_lab::Direction::{Egress, Ingress};
+use tracer_lab::{Foreign, ForeignHook, ForeignVerdict, Lab, Pod, Topology};
+
+const NODE_1: &str = "telekom-xwkb3";
+const NODE_2: &str = "telekom-xwkb8";
+
+/// A device as it should be listed: place, name, ifindex, kind, role, whose.
+type Listed = (String, String, u32, String, String, Option<String>);
+
+fn listed(points: &[Point], direction: &str) -> BTreeSet<Listed> {
+    let of = |point: &Point| {
+        let place = point.place_name().to_owned();
+        (
+            place,
+            point.device.clone(),
+            point.ifindex,
+            point.kind.clone(),
+            point.role.clone(),
+            point.pod.clone(),
+        )
+    };
+    points.iter().filter(|point| point.direction == direction).map(of).collect()
+}
+
+/// What a lab of that topology has besides its pods, on each node.
+fn shared_devices(topology: Topology) -> Vec<(&'static str, u32, &'static str, &'static str)> {
+    let nic = ("eth0", 2, "veth", "nic");
+    match topology {
+        Topology::RoutedVxlan => vec![nic, ("vxlan.calico", 3, "vxlan", "tunnel")],
+        Topology::BridgeVxlan => {
+            vec![nic, ("flannel.1", 3, "vxlan", "tunnel"), ("cni0", 4, "bridge", "bridge")]
+        }
+        _ => vec![
+            nic,
+            ("cilium_vxlan", 3, "vxlan", "tunnel"),
+            ("cilium_net", 4, "veth", "other"),
+            ("cilium_host", 5, "veth", "other"),
+        ],
+    }
+}
+
+fn devices_of(lab: &Lab, pod: &Pod) -> [Listed; 2] {
+    let (label, veth) = (pod.label(), "veth".to_owned());
+    let node = lab.node_of(pod);
+    let peer = node.netns().ifindex(pod.host_device()).unwrap();
+    let role = |role: &str| role.to_owned();
+    [
+        (
+            label.clone(),
+            "eth0".to_owned(),
+            pod.ifindex(),
+            veth.clone(),
+            role("pod-interface"),
+            Some(label.clone()),
+        ),
+        (node.name().to_owned(), pod.host_device().to_owned(), peer, veth, role("pod-peer"), Some(label)),
+    ]
+}
+
+fn expected(lab: &Lab) -> BTreeSet<Listed> {
+    let mut expected: BTreeSet<Listed> = lab.pods().iter().flat_map(|pod| devices_of(lab, pod)).collect();
+    for node in [NODE_1, NODE_2] {
+        for (name, ifindex, kind, role) in shared_devices(lab.topology()) {
+            expected.insert((
+                node.to_owned(),
+                name.to_owned(),
+                ifindex,
+                kind.to_owned(),
+                role.to_owned(),
+                None,
+            ));
+        }
+    }
+    expected
+}
+
+#[test]
+fn every_point_of_the_lab_is_listed_with_its_role() {
+    for topology in Topology::ALL {
+        let lab = tracer_integration::lab(topology).unwrap();
+        let points = Tracer::new(&lab).unwrap().points(&[]).unwrap();
+
+        for direction in ["ingress", "egress"] {
+            assert_eq!(listed(&points, direction), expected(&lab), "{topology} {direction}");
+        }
+        assert_eq!(points.len(), 2 * expected(&lab).len(), "each once");
+        assert!(points.iter().all(|point| !point.attached && point.place.is_none()), "it attaches nothing");
+        assert!(points.iter().all(|point| point.mechanism == "tcx"), "this kernel has TCX");
+        for point in &points {
+            let place = lab
+                .pods()
+                .iter()
+                .find(|pod| pod.label() == point.place_name())
+                .map(|pod| pod.netns().clone());
+            let netns = place.unwrap_or_else(|| lab.node(&point.node).netns().clone());
+            let inode =
+                fs::metadata(netns.path()).map(|file| std::os::unix::fs::MetadataExt::ino(&file)).unwrap();
+            assert_eq!(point.netns_inode, inode, "{point:?}");
+        }
+    }
+}
+
+#[test]
+fn without_annotations_namespaces_are_found_by_addresses_and_the_evidence_says_so() {
+    let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+    let tracer = Tracer::new(&lab).unwrap();
+    let annotated = tracer.points(&[]).unwrap();
+    fs::write(tracer.inventory(), lab.inventory_yaml()).unwrap();
+    let unannotated = tracer.points(&[]).unwrap();
+
+    assert_eq!(listed(&annotated, "ingress"), listed(&unannotated, "ingress"));
+    let evidence = |points: &[Point], place: &str, device: &str| {
+        let point = points.iter().find(|point| point.place_name() == place && point.device == device);
+        point.unwrap().evidence.clone()
+    };
+    let curl = lab.pod("curl");
+    let path = curl.netns().path().display().to_string();
+    let by_annotation = evidence(&annotated, &curl.label(), "eth0");
+    assert!(by_annotation.contains("tracer.dev/netns") && by_annotation.contains(&path), "{by_annotation}");
+    let by_address = evidence(&unannotated, &curl.label(), "eth0");
+    assert!(by_address.contains(&curl.ipv4().to_string()), "{by_address}");
+    let of_peer = evidence(&unannotated, NODE_1, curl.host_device());
+    assert!(of_peer.starts_with("the other end of eth0"), "{of_peer}");
+    let of_nic = evidence(&unannotated, NODE_1, "eth0");
+    assert!(of_nic.contains(&lab.node(NODE_1).ipv4().to_string()), "{of_nic}");
+}
+
+#[test]
+fn a_follow_narrows_the_points() {
+    let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+    let tracer = Tracer::new(&lab).unwrap();
+
+    let points = tracer.points(&["--pod", "curl", "--to", "svc/httpbin-local"]).unwrap();
+
+    let pods: BTreeSet<_> = points.iter().filter_map(|point| point.pod.as_deref()).collect();
+    assert_eq!(pods, BTreeSet::from(["default/curl", "default/httpbin-local"]));
+    assert!(points.iter().all(|point| point.node == NODE_1), "both are on one node");
+}
+
+#[test]
+fn others_are_listed_by_full_name_and_id_in_text_and_json() {
+    let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+    let tracer = Tracer::new(&lab).unwrap();
+    let (curl, ok) = (lab.pod("curl"), || ForeignVerdict::Ok);
+    let attach_foreign = |device: &str, direction, hook| {
+        lab.attach_foreign(NODE_1, device, direction, &Foreign { hook, verdict: ok() }).unwrap()
+    };
+    let tcx = attach_foreign(curl.host_device(), Ingress, ForeignHook::TcxTail);
+    let filter = attach_foreign(curl.host_device(), Ingress, ForeignHook::Clsact);
+    let egress = attach_foreign("eth0", Egress, ForeignHook::TcxTail);
+    assert!(tcx.name().len() > 15 && egress.name().len() > 15, "names that the kernel cuts");
+
+    let point = tracer.hook(NODE_1, curl.host_device(), Ingress);
+    let found: Vec<_> = point
+        .programs
+        .iter()
+        .map(|program| (program.name.as_str(), program.id, program.mechanism.as_str()))
+        .collect();
+    let expected = [(tcx.name(), Some(tcx.id()), "tcx"), (filter.name(), Some(filter.id()), "clsact")];
+    assert_eq!(found, expected, "in running order");
+    assert_eq!((point.programs[1].priority, point.programs[1].handle), (Some(1), Some(1)));
+    assert!(tracer.hook(NODE_1, curl.host_device(), Egress).programs.is_empty());
+
+    let output = tracer.run("points", &[]).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    // A narrow table may break between words, not within names.
+    let words: Vec<&str> = text.split_whitespace().collect();
+    for program in [&tcx, &filter, &egress] {
+        let id = program.id().to_string();
+        let is_named = |words: &[&str]| {
+            words[0] == program.name() && words[1] == "id" && words[2].trim_end_matches(',') == id
+        };
+        assert!(words.windows(3).any(is_named), "{} {id} in {text}", program.name());
+    }
+    for pod in lab.pods() {
+        assert!(text.contains(&format!("pod {} on node {}", pod.label(), lab.node_of(pod).name())), "{text}");
+        assert!(text.contains(pod.host_device()), "{text}");
+    }
+    assert!(!text.contains('\u{1b}'), "no colours on a pipe");
+    assert!(text.lines().all(|line| line.chars().count() <= 200), "{text}");
+}
+
+#[test]
+fn our_place_is_shown_while_we_follow() {
+    let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+    let tracer = Tracer::new(&lab).unwrap();
+    let follow = tracer.follow(&["--pod", "curl", "--to", "httpbin"]).unwrap();
+
+    let points = tracer.points(&["--pod", "curl", "--to", "httpbin"]).unwrap();
+
+    let mechanism = if attach() == Attach::Tcx { "tcx" } else { "clsact" };
+    for point in &points {
+        assert_eq!(
+            (point.attached, point.place, point.mechanism.as_str()),
+            (true, Some(1), mechanism),
+            "{point:?}"
+        );
+        let ours: Vec<_> = point.programs.iter().filter(|program| program.ours).collect();
+        let name = if point.is(Ingress) { "tracer_in_eth" } else { "tracer_out_eth" };
+        assert_eq!(ours.len(), 1);
+        assert!(ours[0].name == name && ours[0].mechanism == mechanism, "{point:?}");
+    }
+    let text = String::from_utf8(tracer.run("points", &["--pod", "curl", "--to", "httpbin"]).unwrap().stdout)
+        .unwrap();
+    assert!(
+        text.contains(&format!("{mechanism} 1 of 1")) && text.contains("tracer is attached to 16"),
+        "{text}"
+    );
+    assert!(follow.stop().unwrap().exit.success());
+}

@@ -1,0 +1,256 @@
+//! When a packet is finished, and what is said of it then.
+
+use crate::trajectory::correlate::assemble::{self, Context, Judged};
+use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
+use crate::trajectory::correlate::range::Range;
+use crate::trajectory::correlate::{Correlator, Done};
+use crate::trajectory::model::{Directory, Owner, Trajectory};
+use crate::trajectory::order::{NIC_OUT, POD_IN, Stage};
+
+impl<D: Directory> Correlator<D> {
+    /// Closes the packet at once if its last hop was seen and nothing is missing.
+    pub(super) fn after_join(&mut self, slot: u32) {
+        if !self.may_be_last(slot) {
+            return;
+        }
+        let Some((judged, handle)) = self.judge_complete(slot) else { return };
+        let Some(open) = self.slots[slot as usize].as_mut() else { return };
+        // Into a pod nothing can follow. What left the cluster may pass one more device, what reached a node may
+        // be sent on by NAT (a NodePort, the answer to a packet with rewritten source).
+        let last = judged.points(open).last().map(Stage::of);
+        if last != Some(POD_IN) {
+            if last == Some(NIC_OUT) {
+                self.settled.push(handle);
+            }
+            return;
+        }
+        let nothing_missing = judged.expectation.missing().next().is_none();
+        if !nothing_missing || judged.points(open).any(|point| self.topology.has_other(&point.node)) {
+            self.settled.push(handle);
+            return;
+        }
+        open.progress = Progress::Complete;
+        self.unlink(slot);
+        if self.has_unresolved_rivals(handle) {
+            self.waiting.push(handle);
+        } else if let Some(open) = self.take(slot) {
+            self.conclude(open, vec![judged]);
+        }
+    }
+
+    /// Cheap test that spares most sightings the judgement.
+    fn may_be_last(&self, slot: u32) -> bool {
+        let Some(open) = self.slots[slot as usize].as_ref() else { return false };
+        let latest = |segment: &Segment| match Stage::of(&segment.sighting.point) {
+            POD_IN => true,
+            NIC_OUT => {
+                let sighting = &segment.sighting;
+                let owner = self.directory.owner(sighting.packet.destination, sighting.time_ns);
+                matches!(owner, Owner::Unknown)
+            }
+            _ => false,
+        };
+        let Some(last) = open.segments.last() else { return false };
+        if latest(last) {
+            return true;
+        }
+        // The last hop may have come before this one.
+        open.segments.iter().any(|segment| Stage::of(&segment.sighting.point) == POD_IN)
+    }
+
+    fn judge_complete(&self, slot: u32) -> Option<(Judged, Handle)> {
+        let open = self.slots[slot as usize].as_ref()?;
+        if open.progress == Progress::Complete {
+            return None;
+        }
+        let mut judged = self.judge(open, None);
+        let only = if judged.len() == 1 { judged.pop()? } else { return None };
+        only.is_complete().then_some((only, Handle { slot, serial: open.serial }))
+    }
+
+    fn judge(&self, open: &Open, cut_short: Option<&'static str>) -> Vec<Judged> {
+        let from_ns = open.opened_ns.saturating_sub(self.config.grace_ns);
+        let lost_on = |node: &str| self.losses.since(node, from_ns);
+        assemble::judge(
+            open,
+            &Context {
+                directory: &self.directory,
+                topology: &self.topology,
+                learnt: &self.learnt,
+                lost_on: &lost_on,
+                sees_snat: self.config.scopes.iter().all(|scope| scope.b.is_some()),
+                cut_short,
+            },
+        )
+    }
+
+    pub(super) fn close_if_complete(&mut self, handle: Handle) {
+        if self.get(handle).is_none() {
+            return;
+        }
+        let Some((judged, _)) = self.judge_complete(handle.slot) else { return };
+        if self.has_unresolved_rivals(handle) {
+            self.unlink(handle.slot);
+            if let Some(open) = self.slots[handle.slot as usize].as_mut() {
+                open.progress = Progress::Complete;
+            }
+            self.waiting.push(handle);
+            return;
+        }
+        self.unlink(handle.slot);
+        if let Some(open) = self.take(handle.slot) {
+            self.conclude(open, vec![judged]);
+        }
+    }
+
+    /// No sighting came for the grace time. A datagram without a beginning may be one that was cut from a UDP
+    /// GSO packet which came later.
+    pub(super) fn expire(&mut self, handle: Handle) {
+        if self.index.has_udp()
+            && let Some(open) = self.get(handle)
+            && !open.by_range
+            && let Some(first) = open.segments.first()
+        {
+            let sighting = first.sighting.clone();
+            if let Some((slot, range)) = self.find_udp(&sighting)
+                && slot != handle.slot
+                && self.all_fit(handle.slot, slot, range)
+            {
+                self.unlink(handle.slot);
+                if let Some(mut open) = self.take(handle.slot) {
+                    for segment in open.segments.drain(..) {
+                        self.join(slot, segment.sighting, range);
+                    }
+                    self.recycle(open.segments);
+                }
+                return;
+            }
+        }
+        // Its datagrams may have come before it; they expire first if it waits once more.
+        let now = self.now_ns;
+        if self.index.has_udp()
+            && let Some(open) = self.get_mut(handle)
+            && open.by_range
+            && !open.waited
+        {
+            open.waited = true;
+            open.touched_ns = now;
+            self.expiry.push_back((now, handle));
+            return;
+        }
+        self.close(handle, None);
+    }
+
+    fn all_fit(&self, slot: u32, into: u32, range: Range) -> bool {
+        let (Some(open), Some(into)) = (&self.slots[slot as usize], &self.slots[into as usize]) else {
+            return false;
+        };
+        open.segments.iter().all(|segment| into.fit(&segment.sighting, range, &self.directory).is_some())
+    }
+
+    pub(super) fn close(&mut self, handle: Handle, cut_short: Option<&'static str>) {
+        let Some(open) = self.get(handle) else { return };
+        let judged = self.judge(open, cut_short);
+        if open.progress == Progress::UnderWay {
+            self.unlink(handle.slot);
+        }
+        if let Some(open) = self.take(handle.slot) {
+            self.conclude(open, judged);
+        }
+    }
+
+    fn conclude(&mut self, mut open: Open, judged: Vec<Judged>) {
+        let complete = judged.iter().all(Judged::is_complete);
+        if !complete {
+            for &rival in &open.rivals {
+                if let Some(other) = self.get_mut(rival) {
+                    other.doubtful = true;
+                }
+            }
+        }
+        for unit in judged {
+            unit.teach(&open, &mut self.learnt);
+            let Some(follows) = self.wanted(&open) else {
+                self.counters.unrelated += 1;
+                continue;
+            };
+            let trajectory = unit.into_trajectory(&mut open, &self.directory, follows);
+            self.done.push(Done { serial: open.serial, repeats: open.repeats, trajectory });
+        }
+        self.recycle(open.segments);
+    }
+
+    /// The follows that asked for the packet.
+    fn wanted(&self, open: &Open) -> Option<u64> {
+        let marked = open.segments.iter().fold(0, |follows, segment| follows | segment.sighting.follows);
+        if self.config.scopes.is_empty() {
+            return Some(marked);
+        }
+        let mut follows = 0;
+        for (bit, scope) in self.config.scopes.iter().enumerate().take(64) {
+            let wanted = open.segments.iter().any(|segment| {
+                scope.wants(segment.sighting.packet.source, segment.sighting.packet.destination)
+            });
+            follows |= u64::from(wanted) << bit;
+        }
+        (follows != 0).then_some(follows)
+    }
+
+    pub(super) fn report(&mut self, emit: &mut impl FnMut(Trajectory), all: bool) {
+        if self.done.is_empty() {
+            return;
+        }
+        let mut done = std::mem::take(&mut self.done);
+        done.sort_by_key(|done| done.serial);
+        let mut held = Vec::new();
+        for mut finished in done {
+            if let Some(earlier) = finished.repeats {
+                let id = self.history.id_of(earlier.serial);
+                let pending = self.get(earlier).is_some()
+                    || held.iter().any(|held: &Done| held.serial == earlier.serial);
+                if id.is_none() && pending && !all {
+                    held.push(finished);
+                    continue;
+                }
+                finished.trajectory.retransmission_of = id;
+            }
+            finished.trajectory.id = self.next_id;
+            self.history.reported(finished.serial, self.next_id);
+            self.next_id += 1;
+            self.counters.reported += 1;
+            self.counters.ambiguous += u64::from(finished.trajectory.ambiguous.is_some());
+            emit(finished.trajectory);
+        }
+        self.done = held;
+    }
+
+    /// Drops the oldest packet; false if there is none.
+    pub(super) fn evict(&mut self) -> bool {
+        while let Some(handle) = self.by_age.pop_front() {
+            if let Some(open) = self.get(handle) {
+                if open.progress == Progress::UnderWay {
+                    self.unlink(handle.slot);
+                }
+                if let Some(open) = self.take(handle.slot) {
+                    self.recycle(open.segments);
+                }
+                self.counters.evicted += 1;
+                return true;
+            }
+        }
+        if self.done.is_empty() {
+            return false;
+        }
+        self.done.swap_remove(0);
+        self.counters.evicted += 1;
+        true
+    }
+
+    pub(super) fn has_unresolved_rivals(&self, handle: Handle) -> bool {
+        self.get(handle).is_some_and(|open| {
+            open.rivals
+                .iter()
+                .any(|rival| self.get(*rival).is_some_and(|rival| rival.progress == Progress::UnderWay))
+        })
+    }
+}
