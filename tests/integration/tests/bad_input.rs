@@ -3,6 +3,7 @@
 //! Not here: a kernel without a ring buffer. Whether the kernel has one is asked of the kernel itself, by the type of
 //! a map behind a pointer, which nothing in between (seccomp, namespaces) can answer differently. It needs a kernel
 //! before 5.8.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

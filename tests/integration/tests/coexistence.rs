@@ -1,4 +1,5 @@
 //! Other tools' programs on the same hooks: both run, and the traffic does not change.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

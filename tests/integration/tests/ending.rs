@@ -1,4 +1,5 @@
 //! However a follow ends, nothing of ours stays on a hook and everything of others does.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, ExitStatus, Stdio};

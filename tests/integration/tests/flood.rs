@@ -1,4 +1,5 @@
 //! What is lost is counted and told; what is not lost is whole.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;

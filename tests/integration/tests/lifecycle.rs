@@ -1,4 +1,5 @@
 //! Pods and devices come and go while a follow runs.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

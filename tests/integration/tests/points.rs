@@ -1,4 +1,5 @@
 //! `tracer points`: every hook of the lab, with its device, role and evidence, and who else is on it.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -188,7 +188,7 @@ impl<'a> Follow<'a> {
         lines.join("\n")
     }
 
-    async fn until_the_end(&mut self, args: &FollowArgs) -> Result<End, Failure> {
+    async fn until_the_end(&mut self, mut interrupted: Interrupted) -> Result<Ending, Failure> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut chores = interval(CHORES);
