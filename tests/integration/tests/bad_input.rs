@@ -110,7 +110,8 @@ fn names_that_do_not_exist_are_told_with_near_ones() {
 
 #[test]
 fn a_name_in_two_namespaces_is_not_guessed() {
-    let (_lab, tracer) = lab_and_tracer();
+    let (lab, tracer) = lab_and_tracer();
+    let uid = lab.pod("curl").uid().to_owned();
     edit(&tracer, |text| {
         let curl = item(text, &["  kind: Pod", "    name: curl"]);
         let other =

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
-use tracer_integration::{Attach, Point, Tracer, attach};
+use tracer_integration::{Attach, Point, Tracer, attach, wait_until};
 use tracer_lab::Direction::{Egress, Ingress};
 use tracer_lab::{Foreign, ForeignHook, ForeignVerdict, Lab, Pod, Topology};
 
@@ -110,6 +111,12 @@ fn every_point_of_the_lab_is_listed_with_its_role() {
 #[test]
 fn without_annotations_namespaces_are_found_by_addresses_and_the_evidence_says_so() {
     let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+    // Every lab has the same addresses: beside another one nothing would be found by them.
+    wait_until(Duration::from_secs(60), "this is the only lab on the machine", || {
+        let namespaces = fs::read_dir("/run/netns").unwrap().map(|entry| entry.unwrap().file_name());
+        let labs = namespaces.filter(|name| name.to_string_lossy().ends_with("-telekom-xwkb3"));
+        (labs.count() == 1).then_some(())
+    });
     let tracer = Tracer::new(&lab).unwrap();
     let annotated = tracer.points(&[]).unwrap();
     fs::write(tracer.inventory(), lab.inventory_yaml()).unwrap();
