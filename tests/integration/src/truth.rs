@@ -11,6 +11,7 @@
 mod compare;
 mod packet;
 mod path;
+mod segments;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

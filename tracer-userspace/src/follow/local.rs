@@ -176,8 +176,7 @@ impl<'a> Follow<'a> {
     /// Why there is no point. The inventory may have thousands of pods on other machines: only what concerns this
     /// machine and the nodes of the follow is said; its pods have been spoken of.
     fn nothing_to_observe(&self) -> String {
-        let ends = [Some(&self.selection.a), self.selection.b.as_ref()];
-        let nodes: HashSet<_> = ends.into_iter().flatten().flat_map(|end| &end.nodes).collect();
+        let nodes: HashSet<_> = ends_of(&self.selection).flat_map(|end| &end.nodes).collect();
         let mut lines = vec!["there is nothing to observe on this machine:".to_owned()];
         let problems = self.site.survey().problems.iter().filter(|problem| {
             problem.pod.is_none() && problem.node.as_ref().is_none_or(|node| nodes.contains(node))
@@ -403,9 +402,12 @@ impl Looks {
     }
 }
 
+fn ends_of(selection: &Selection) -> impl Iterator<Item = &End> {
+    [Some(&selection.a), selection.b.as_ref()].into_iter().flatten()
+}
+
 fn pods_of(selection: &Selection) -> impl Iterator<Item = &Arc<PodRef>> {
-    let ends: [Option<&End>; 2] = [Some(&selection.a), selection.b.as_ref()];
-    ends.into_iter().flatten().flat_map(|end| &end.pods)
+    ends_of(selection).flat_map(|end| &end.pods)
 }
 
 /// Whether a pod of the follow should be here and was not found.

@@ -75,7 +75,8 @@ impl Pod {
         let output = self
             .netns()
             .command("ping")
-            .args(["-n", "-q", "-i", "0.02", "-W", "2", "-c", &count.to_string()])
+            // Once an answer has come, ping waits for the others no longer than the interval or two round trips.
+            .args(["-n", "-q", "-i", "0.1", "-W", "2", "-c", &count.to_string()])
             .args(arguments)
             .arg(to.to_string())
             .env("LC_ALL", "C")

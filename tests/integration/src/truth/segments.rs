@@ -1,0 +1,99 @@
+//! Where packets are cut and merged (GSO, GRO): the bytes of the stream against what was told of them.
+
+use std::collections::BTreeMap;
+
+use super::{Seen, Transport, Watched};
+use crate::told::{Hop, Trajectory};
+
+/// A device and direction, and the flow there.
+type Point = (String, String, &'static str);
+
+impl Watched<'_> {
+    /// Compares TCP packets with data, which may be cut and merged on their way, by the bytes that they carry. A told
+    /// packet is one that its sender sent; wherever it was, the captured packets with bytes of it are as many as its
+    /// segments. All others are compared packet by packet.
+    ///
+    /// # Panics
+    /// When anything differs.
+    #[track_caller]
+    pub fn assert_every_byte_is_told(&self) {
+        let streams = self.data_by_point();
+        let told: Vec<_> = self.trajectories.iter().filter(|told| told.payload_length > 0).collect();
+        let mut accounted: BTreeMap<Point, u64> = BTreeMap::new();
+        for trajectory in &told {
+            assert!(trajectory.is_complete(), "{trajectory}");
+            assert!(trajectory.ambiguous.is_none() && trajectory.notes.is_empty(), "{trajectory}");
+            let (start, end) = bytes_of(trajectory);
+            for (number, hop) in trajectory.hops.iter().enumerate() {
+                let point = point(hop);
+                let captured = streams.get(&point).map(Vec::as_slice).unwrap_or_default();
+                let with_bytes: Vec<_> = captured
+                    .iter()
+                    .filter(|seen| {
+                        hop.src == seen.src && hop.dst == seen.dst && overlaps(range(seen), (start, end))
+                    })
+                    .collect();
+                let is_cut_behind_the_hook = hop.role == "nic" && hop.direction == "egress";
+                // The tap there is behind the cut, so it sees what arrives at the other node.
+                let segments = if is_cut_behind_the_hook {
+                    assert_eq!(hop.segments, 1, "cut before the hook: {trajectory}");
+                    trajectory.hops[number + 1].segments
+                } else {
+                    hop.segments
+                };
+                assert_eq!(segments as usize, with_bytes.len(), "{point:?}: {trajectory}");
+                let covered: u64 = with_bytes.iter().map(|seen| overlap(range(seen), (start, end))).sum();
+                assert_eq!(covered, trajectory.payload_length, "bytes at {point:?}: {trajectory}");
+                let first = with_bytes[0];
+                assert_eq!((hop.ttl, &hop.encapsulation), (first.ttl, &first.encapsulation), "{trajectory}");
+                if !is_cut_behind_the_hook {
+                    assert_eq!(hop.length, first.length, "{point:?}: {trajectory}");
+                }
+                *accounted.entry(point).or_default() += covered;
+            }
+        }
+        for (point, packets) in &streams {
+            let bytes: u64 = packets.iter().map(|seen| seen.payload.len() as u64).sum();
+            assert_eq!(accounted.get(point), Some(&bytes), "bytes captured at {point:?} and told");
+        }
+        self.assert_nothing_is_missing_or_invented(|payload_length| payload_length == 0);
+    }
+
+    /// The captured packets with TCP data, in order of time.
+    fn data_by_point(&self) -> BTreeMap<Point, Vec<&Seen>> {
+        let mut streams: BTreeMap<Point, Vec<&Seen>> = BTreeMap::new();
+        let with_data =
+            |seen: &&Seen| matches!(seen.transport, Transport::Tcp { .. }) && !seen.payload.is_empty();
+        for seen in self.captured.iter().filter(with_data) {
+            streams.entry((seen.place.clone(), seen.device.clone(), seen.direction)).or_default().push(seen);
+        }
+        streams
+    }
+}
+
+fn point(hop: &Hop) -> Point {
+    let direction = if hop.direction == "ingress" { "ingress" } else { "egress" };
+    (hop.place(), hop.device.clone(), direction)
+}
+
+/// First byte, and the first behind the last, as sequence numbers.
+fn bytes_of(trajectory: &Trajectory) -> (u32, u32) {
+    let seq = trajectory.tcp.as_ref().map_or(0, |tcp| tcp.seq);
+    (seq, seq.wrapping_add(trajectory.payload_length as u32))
+}
+
+fn range(seen: &Seen) -> (u32, u32) {
+    let Transport::Tcp { seq, .. } = seen.transport else { return (0, 0) };
+    (seq, seq.wrapping_add(seen.payload.len() as u32))
+}
+
+fn overlaps(a: (u32, u32), b: (u32, u32)) -> bool {
+    overlap(a, b) > 0
+}
+
+/// How many bytes two ranges of sequence numbers, which wrap around, have in common.
+fn overlap(a: (u32, u32), b: (u32, u32)) -> u64 {
+    let from_a = |seq: u32| i64::from(seq.wrapping_sub(a.0).cast_signed());
+    let (start, end) = (from_a(b.0).max(0), from_a(b.1).min(from_a(a.1)));
+    (end - start).max(0).cast_unsigned()
+}

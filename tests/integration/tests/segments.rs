@@ -1,0 +1,64 @@
+//! Packets that are cut, merged or sent in pieces: a packet that its sender sent is one trajectory.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
+
+use std::net::SocketAddr;
+
+use tracer_integration::{Hop, Verdict, Watch, lab};
+use tracer_lab::{Flood, Topology};
+
+/// Bytes that the overlay's MTU lets through.
+const LARGEST_FRAGMENT: u64 = 1450;
+
+/// Many times the largest packet that the stack makes, so that all of it is used.
+const BULK: usize = 600_000;
+
+#[test]
+fn a_packet_that_the_wire_cuts_is_one_trajectory_with_all_its_bytes() {
+    for topology in Topology::ALL {
+        let lab = lab(topology).unwrap();
+        let (curl, server) = (lab.pod("curl"), lab.pod("httpbin"));
+        // A busy machine answers late; no packet is to be sent again for that.
+        server.netns().set_sysctls(&[("net/ipv4/tcp_early_retrans", "0")]).unwrap();
+        let web = server.serve_http(80).unwrap();
+        let watch = Watch::start(&lab, "curl", "httpbin").unwrap();
+
+        for ip in server.ips() {
+            let answer = curl.curl(&format!("http://{}/bytes/{BULK}", SocketAddr::new(ip, 80))).unwrap();
+            assert_eq!(answer.body.len(), BULK);
+        }
+        drop(web);
+
+        let watched = watch.stop().unwrap();
+        assert_eq!(watched.summary.packets.retransmissions, 0);
+        watched.assert_every_byte_is_told();
+        let is_cut = |hop: &Hop| hop.role == "nic" && hop.direction == "ingress" && hop.segments > 1;
+        let cut = watched.trajectories.iter().filter(|told| told.hops.iter().any(is_cut)).count();
+        assert!(cut >= 10, "{topology}: only {cut} of {} packets were cut", watched.trajectories.len());
+    }
+}
+
+#[test]
+fn every_fragment_of_a_datagram_is_followed_as_itself() {
+    for topology in Topology::ALL {
+        let lab = lab(topology).unwrap();
+        let (curl, server) = (lab.pod("curl"), lab.pod("httpbin"));
+        let _sink = server.udp_sink(9000).unwrap();
+        let watch = Watch::start(&lab, "curl", "httpbin").unwrap();
+
+        // Three fragments each; the overlay's MTU is 1450.
+        let flood = Flood { packets: 4, payload: 4000, rate: Some(1000) };
+        assert_eq!(curl.udp_flood(SocketAddr::new(server.ipv4().into(), 9000), flood).unwrap(), 4);
+
+        let watched = watch.stop().unwrap();
+        let fragments: Vec<_> =
+            watched.trajectories.iter().filter(|told| told.payload_length < LARGEST_FRAGMENT).collect();
+        assert_eq!(fragments.len(), 3 * 4, "{topology}");
+        assert!(fragments.iter().all(|told| told.verdict == Verdict::Delivered), "{topology}");
+        if topology == Topology::BridgeVxlan {
+            // Conntrack on a bridge puts fragments together for the bridge device, which sees the datagram.
+            watched.assert_told_was_seen();
+        } else {
+            watched.assert_told_is_true();
+        }
+    }
+}
