@@ -59,9 +59,7 @@ impl Tracer {
     pub fn points(&self, arguments: &[&str]) -> Result<Vec<Point>> {
         let output = self.run("points", &[arguments, &["-o", "json"]].concat())?;
         ensure!(output.status.success(), "tracer points failed: {}", String::from_utf8_lossy(&output.stderr));
-        let document: Document = serde_json::from_slice(&output.stdout).context("not as documented")?;
-        ensure!(document.schema == "tracer.points/v1", "schema {}", document.schema);
-        Ok(document.points)
+        Point::read(&output.stdout)
     }
 
     /// The hook of one device.
@@ -98,6 +96,16 @@ impl Tracer {
 }
 
 impl Point {
+    /// Reads what `tracer points -o json` printed.
+    ///
+    /// # Errors
+    /// When it is not as documented.
+    pub fn read(json: &[u8]) -> Result<Vec<Self>> {
+        let document: Document = serde_json::from_slice(json).context("not as documented")?;
+        ensure!(document.schema == "tracer.points/v1", "schema {}", document.schema);
+        Ok(document.points)
+    }
+
     /// `namespace/name` of the pod for its own interface, else the node.
     #[must_use]
     pub fn place_name(&self) -> &str {

@@ -60,7 +60,7 @@ fn tell_problems(site: &Site, scope: &Scope) {
             _ => notice(&format!("note: {}", problem.sentence)),
         }
     }
-    if scope.pods.is_none() && pods + nodes > 0 {
+    if scope.pods.is_none() && nodes > 0 {
         notice(&format!("note: {nodes} nodes and {pods} pods of the inventory are on other machines"));
     }
 }
