@@ -112,6 +112,17 @@ fn sigterm_ends_with_a_summary_and_what_was_still_under_way() {
 }
 
 #[test]
+fn a_terminal_that_is_closed_ends_it_like_ctrl_c() {
+    let report = Site::new().ends(&[], |site, follow| {
+        site.ping(1);
+        follow.eventually(SOON, "both ways", |told| told.len() == 2);
+        follow.signal(Signal::HUP).unwrap();
+        follow.until_its_end().unwrap()
+    });
+    assert_ended_well(&report, 2);
+}
+
+#[test]
 fn count_tells_exactly_as_many_packets_and_ends() {
     let report = Site::new().ends(&["--count", "3"], |site, follow| {
         site.ping(5);

@@ -17,8 +17,6 @@ fn a_packet_that_the_wire_cuts_is_one_trajectory_with_all_its_bytes() {
     for topology in Topology::ALL {
         let lab = lab(topology).unwrap();
         let (curl, server) = (lab.pod("curl"), lab.pod("httpbin"));
-        // A busy machine answers late; no packet is to be sent again for that.
-        server.netns().set_sysctls(&[("net/ipv4/tcp_early_retrans", "0")]).unwrap();
         let web = server.serve_http(80).unwrap();
         let watch = Watch::start(&lab, "curl", "httpbin").unwrap();
 
@@ -29,7 +27,6 @@ fn a_packet_that_the_wire_cuts_is_one_trajectory_with_all_its_bytes() {
         drop(web);
 
         let watched = watch.stop().unwrap();
-        assert_eq!(watched.summary.packets.retransmissions, 0);
         watched.assert_every_byte_is_told();
         let is_cut = |hop: &Hop| hop.role == "nic" && hop.direction == "ingress" && hop.segments > 1;
         let cut = watched.trajectories.iter().filter(|told| told.hops.iter().any(is_cut)).count();

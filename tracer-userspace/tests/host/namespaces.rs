@@ -58,6 +58,21 @@ fn a_panic_inside_a_namespace_is_the_callers_panic() {
 }
 
 #[test]
+fn a_namespace_that_we_know_goes_with_its_devices_when_its_last_user_goes() {
+    let (node, pod) = (Namespace::new("stays"), Namespace::new("goes"));
+    node.ip(&format!("link add host-side type veth peer name eth0 netns {}", pod.name));
+    let (on_node, in_pod) = (node.open(), pod.open());
+    let has_host_side = || on_node.run(links_here).unwrap().contains(&"host-side".to_owned());
+    assert!(has_host_side() && in_pod.run(links_here).unwrap().contains(&"eth0".to_owned()));
+
+    drop(pod);
+
+    eventually("the other end of its device is gone", || (!has_host_side()).then_some(()));
+    let error = in_pod.run(links_here).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+}
+
+#[test]
 fn namespaces_with_a_name_and_with_only_a_process_are_found_once_each() {
     let named = Namespace::new("found");
     let anonymous = Anonymous::start();
