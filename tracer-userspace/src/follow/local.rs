@@ -224,10 +224,18 @@ impl<'a> Follow<'a> {
         }
     }
 
+    /// Tells the packets that were finished at the time of the call. Its records come first: who reads our output may
+    /// have held us up for long, and a packet whose other records wait in the channel is not overdue.
     fn tell_finished(&mut self) -> Result<(), Failure> {
+        let now_ns = monotonic_ns();
+        // No more than wait now: under load there is always another one.
+        for _ in 0..self.records.len() {
+            let Ok(batch) = self.records.try_recv() else { break };
+            self.take_in(&batch);
+        }
         self.account_losses();
         let mut finished = Vec::new();
-        self.correlator.advance(monotonic_ns(), &mut |trajectory| finished.push(trajectory));
+        self.correlator.advance(now_ns, &mut |trajectory| finished.push(trajectory));
         self.tell(finished)?;
         if self.last_told.elapsed() >= SILENCE {
             self.last_told = Instant::now();
