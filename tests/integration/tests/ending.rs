@@ -190,7 +190,11 @@ fn filters_of_a_killed_follow_are_removed_by_the_next_one_and_no_others() {
     site.ping(3);
     for follow in [next, living] {
         follow.eventually(SOON, "all pings", |told| told.len() == 6);
-        assert!(follow.stop().unwrap().exit.success());
+        let report = follow.stop().unwrap();
+        assert!(report.exit.success());
+        // It would have come back within a second.
+        let removed: Vec<_> = report.stderr.iter().filter(|line| line.contains("removed us")).collect();
+        assert!(removed.is_empty(), "nobody touched a living tracer's filters: {removed:?}");
     }
     site.assert_clean(&before, &now);
     let netns = site.lab.node(NODE_1).netns().clone();
