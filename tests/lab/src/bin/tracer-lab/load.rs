@@ -34,7 +34,7 @@ pub(crate) fn run(topology: Topology, same_node: bool, rate: u32, seconds: u32) 
             "--pod",
             "curl",
             "--to",
-            "httpbin",
+            server.name(),
             "--protocol",
             "udp",
             "-o",
