@@ -17,10 +17,10 @@ const PAYLOAD: usize = 32;
 ///
 /// # Errors
 /// When the lab, the flood or tracer fails.
-pub(crate) fn run(topology: Topology, rate: u32, seconds: u32) -> Result<()> {
+pub(crate) fn run(topology: Topology, same_node: bool, rate: u32, seconds: u32) -> Result<()> {
     let tracer = tracer_program()?;
     let lab = Lab::build(topology)?;
-    let (client, server) = (lab.pod("curl"), lab.pod("httpbin"));
+    let (client, server) = (lab.pod("curl"), lab.pod(if same_node { "httpbin-local" } else { "httpbin" }));
     let sink = server.udp_sink(PORT)?;
     let directory = PrivateDirectory::create()?;
     let inventory = lab.write_inventory(directory.path())?;
@@ -34,7 +34,7 @@ pub(crate) fn run(topology: Topology, rate: u32, seconds: u32) -> Result<()> {
             "--pod",
             "curl",
             "--to",
-            "httpbin",
+            server.name(),
             "--protocol",
             "udp",
             "-o",
@@ -79,7 +79,7 @@ pub(crate) fn run(topology: Topology, rate: u32, seconds: u32) -> Result<()> {
 
     let text = std::fs::read_to_string(&output)?;
     let summary = text.lines().last().context("tracer follow printed nothing")?;
-    println!("topology {}, {PAYLOAD} bytes of payload", topology.name());
+    println!("topology           {}, curl -> {}, {PAYLOAD} bytes of payload", topology.name(), server.name());
     println!("packets sent       {sent} in {took:.1} s ({:.0} per second)", sent as f64 / took);
     println!("packets received   {last}");
     println!(

@@ -19,14 +19,14 @@ use crate::follow::Follow;
 const USAGE: &str = "\
 usage: tracer-lab demo [--topology NAME] [--service] [--ipv6] [-- ARGUMENT...]
        tracer-lab up [--topology NAME]
-       tracer-lab load [--topology NAME] [--rate N] [--seconds N]
+       tracer-lab load [--topology NAME] [--same-node] [--rate N] [--seconds N]
 
   demo   Two nodes and their pods as network namespaces; a real curl goes from pod curl to pod httpbin on the other
          node while `tracer follow` tells each packet's way. --service: through the Service httpbin; --ipv6: over IPv6.
          What is behind -- goes to `tracer follow`. The program is TRACER_BIN, or the tracer beside this one.
   up     The same lab, with a web server in httpbin, until Enter is pressed: for experiments of your own.
-  load   What `tracer follow` costs and loses while pod curl sends pod httpbin N small UDP packets a second
-         (100000 for 10 seconds if not given otherwise).
+  load   What `tracer follow` costs and loses while pod curl sends pod httpbin (--same-node: httpbin-local) N small
+         UDP packets a second (100000 for 10 seconds if not given otherwise).
 
 topologies: ";
 
@@ -34,7 +34,7 @@ enum Task {
     Help,
     Demo { topology: Topology, service: bool, ipv6: bool, arguments: Vec<OsString> },
     Up { topology: Topology },
-    Load { topology: Topology, rate: u32, seconds: u32 },
+    Load { topology: Topology, same_node: bool, rate: u32, seconds: u32 },
 }
 
 fn main() -> ExitCode {
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         }
         Task::Demo { topology, service, ipv6, arguments } => demo(topology, service, ipv6, &arguments),
         Task::Up { topology } => up(topology),
-        Task::Load { topology, rate, seconds } => load::run(topology, rate, seconds),
+        Task::Load { topology, same_node, rate, seconds } => load::run(topology, same_node, rate, seconds),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,6 +75,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
     };
     let mut topology = Topology::RoutedVxlan;
     let (mut service, mut ipv6) = (false, false);
+    let mut same_node = false;
     let (mut rate, mut seconds) = (100_000, 10);
     let mut arguments = Vec::new();
     while let Some(argument) = parser.next()? {
@@ -82,6 +83,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
             Long("topology") => topology = parser.value()?.parse()?,
             Long("service") if command == "demo" => service = true,
             Long("ipv6") if command == "demo" => ipv6 = true,
+            Long("same-node") if command == "load" => same_node = true,
             Long("rate") if command == "load" => rate = parser.value()?.parse()?,
             Long("seconds") if command == "load" => seconds = parser.value()?.parse()?,
             Long("help") | Short('h') => return Ok(Task::Help),
@@ -95,7 +97,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
     match command.as_str() {
         "demo" => Ok(Task::Demo { topology, service, ipv6, arguments }),
         "up" => Ok(Task::Up { topology }),
-        "load" => Ok(Task::Load { topology, rate, seconds }),
+        "load" => Ok(Task::Load { topology, same_node, rate, seconds }),
         other => Err(format!("no such command: {other}").into()),
     }
 }
