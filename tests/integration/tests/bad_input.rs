@@ -248,12 +248,13 @@ fn without_kernel_btf_it_says_so_and_works() {
         outer.arg(command.get_program()).args(command.get_args());
         outer
     };
-    let arguments = ["--pod", "curl", "--to", "httpbin", "--protocol", "icmp", "-o", "json", "--for", "3s"];
+    let arguments = ["--pod", "curl", "--to", "httpbin", "--protocol", "icmp", "-o", "json", "--for", "4s"];
     let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
     let pings = std::thread::scope(|scope| {
         let pings = scope.spawn(|| {
+            // Not before it is everywhere: adding a clsact qdisc may cost a packet (docs/attach.md).
             wait_until(Duration::from_secs(10), "it follows", || {
-                (!tracer.hooked().ours.is_empty()).then_some(())
+                (tracer.hooked().ours.len() == 16).then_some(())
             });
             curl.ping(httpbin.ipv4().into(), 20).unwrap().received
         });
