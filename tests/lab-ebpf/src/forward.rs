@@ -21,6 +21,10 @@ static TUNNEL_IFINDEX: u32 = 0;
 #[unsafe(no_mangle)]
 static HOST_ROUTING: u32 = 0;
 
+/// Not zero: pods are on netkit pairs, whose programs do not run at ingress. Set at load.
+#[unsafe(no_mangle)]
+static PODS_ON_NETKIT: u32 = 0;
+
 #[map(name = "cilium_lxc")]
 static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(1024, 0);
 
@@ -63,8 +67,13 @@ pub fn deliver(ctx: &TcContext, packet: &Packet, stage: Stage) -> Option<i32> {
     {
         return Some(TC_ACT_SHOT);
     }
-    // redirect_peer is for ingress hooks only; cilium_host runs at egress.
-    let peer = stage != Stage::FromHost && global(&HOST_ROUTING) != 0;
+    // redirect_peer is for ingress hooks only; cilium_host runs at egress, and so does what a pod sends by netkit.
+    let at_ingress = match stage {
+        Stage::FromContainer => global(&PODS_ON_NETKIT) == 0,
+        Stage::FromHost => false,
+        Stage::FromOverlay => true,
+    };
+    let peer = at_ingress && global(&HOST_ROUTING) != 0;
     // SAFETY: helpers without pointers; the kernel checks the interface index.
     let action = unsafe {
         if peer { bpf_redirect_peer(endpoint.ifindex, 0) } else { bpf_redirect(endpoint.ifindex, 0) }
