@@ -31,6 +31,22 @@ pub fn attach() -> Attach {
     }
 }
 
+/// A deadline as it is on this machine: `TRACER_PATIENCE` times as long, which `cargo xtask vm` sets where the processor
+/// is emulated. A deadline says when to give up, never how fast something must be.
+///
+/// # Panics
+/// When `TRACER_PATIENCE` is no number.
+#[must_use]
+pub fn patient(deadline: Duration) -> Duration {
+    match env::var("TRACER_PATIENCE") {
+        Err(_) => deadline,
+        Ok(factor) => match factor.parse::<u32>() {
+            Ok(factor) => deadline * factor,
+            Err(error) => panic!("TRACER_PATIENCE is {factor:?}: {error}"),
+        },
+    }
+}
+
 /// A lab whose Cilium attaches as this run's tracer does: a clsact filter behind a program of Cilium's at TCX would see
 /// nothing, and no machine has both.
 ///
@@ -139,7 +155,7 @@ pub fn run_to_its_end(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("cannot start {command:?}"))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let mut output = crate::follow::Streams::read(stdout, stderr);
-    let ended = output.wait_for_end(Duration::from_secs(20));
+    let ended = output.wait_for_end(patient(Duration::from_secs(20)));
     if !ended {
         child.kill().context("cannot end a program that does not end")?;
     }
