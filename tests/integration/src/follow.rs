@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::told::{Line, Summary, Trajectory};
+use crate::tracer::patient;
 
 /// Loading the programs takes a second or two in a debug build on a busy machine.
 const READY: Duration = Duration::from_secs(60);
@@ -47,7 +48,7 @@ impl Follow {
         let streams = Streams::read(child.stdout.take(), child.stderr.take());
         let follow = Self { child, streams };
         let is_ready = |heard: &Heard| heard.stderr.iter().any(|line| line.starts_with("following "));
-        let heard = follow.streams.wait_until(READY, |heard| is_ready(heard) || heard.open == 0);
+        let heard = follow.streams.wait_until(patient(READY), |heard| is_ready(heard) || heard.open == 0);
         if !is_ready(&heard) {
             bail!("tracer follow does not follow; it said\n{}", heard.stderr.join("\n"));
         }
@@ -89,6 +90,7 @@ impl Follow {
         rule: &str,
         condition: impl Fn(&[Trajectory]) -> bool,
     ) -> Vec<Trajectory> {
+        let deadline = patient(deadline);
         let heard =
             self.streams.wait_until(deadline, |heard| condition(&heard.trajectories) || heard.open == 0);
         heard.must_be_as_documented();
@@ -112,6 +114,7 @@ impl Follow {
         rule: &str,
         condition: impl Fn(&str) -> bool,
     ) -> String {
+        let deadline = patient(deadline);
         let find = |heard: &Heard| heard.stderr.iter().find(|line| condition(line)).cloned();
         let heard = self.streams.wait_until(deadline, |heard| find(heard).is_some() || heard.open == 0);
         let found = find(&heard);
@@ -151,7 +154,7 @@ impl Follow {
     /// # Errors
     /// When it does not end within half a minute, or told a line that is not as `docs/json.md` says.
     pub fn until_its_end(mut self) -> Result<Report> {
-        if !self.streams.wait_for_end(END) {
+        if !self.streams.wait_for_end(patient(END)) {
             bail!("tracer follow has not ended after {END:?}\n{}", self.streams.lock().in_words());
         }
         let exit = self.child.wait().context("cannot wait for tracer follow")?;

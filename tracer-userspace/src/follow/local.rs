@@ -21,12 +21,14 @@ use super::signals::Interrupted;
 use super::silence;
 use super::site::{Names, Site, monotonic_ns};
 use super::teller::Teller;
+use crate::agent::attach::{AttachError, AttachMode};
 use crate::agent::filters::FollowFilter;
 use crate::agent::observer::{Losses, Observer, ObserverOptions};
 use crate::agent::preflight;
 use crate::agent::programs::LoadOptions;
 use crate::app::{Failure, notice};
 use crate::cli::{FollowArgs, SelectionArgs};
+use crate::host::kernel::{Feature, Kernel};
 use crate::host::links::LinkEvent;
 use crate::host::plan::plan_points;
 use crate::host::survey::{ProblemKind, Survey};
@@ -52,8 +54,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// [`Failure`]; nothing of ours is attached then.
 pub fn run(args: &FollowArgs) -> Result<(), Failure> {
-    for shortcoming in check_preflight()? {
-        notice(&format!("note: {shortcoming}"));
+    let kernel = check_preflight()?;
+    if args.attach == AttachMode::Tcx && !kernel.has(Feature::Tcx) {
+        return Err(Failure::Failed(AttachError::NoTcx.to_string()));
     }
     let site = Site::open(args.source.inventory.clone())?;
     let selection = site.names().with(|inventory| resolve(inventory, &args.selection))?;
@@ -67,13 +70,13 @@ pub fn run(args: &FollowArgs) -> Result<(), Failure> {
     runtime.block_on(async {
         // Before anything is attached: from here on a signal ends the run in good order.
         let interrupted = Interrupted::listen()?;
-        let mut follow = Follow::start(args, site, selection)?;
+        let mut follow = Follow::start(args, &kernel, site, selection)?;
         let result = follow.until_the_end(interrupted).await;
         follow.finish(result)
     })
 }
 
-pub(super) fn check_preflight() -> Result<preflight::Shortcomings, Failure> {
+pub(super) fn check_preflight() -> Result<Kernel, Failure> {
     preflight::check().map_err(|error| Failure::Failed(error.to_string()))
 }
 
@@ -115,11 +118,17 @@ struct Follow<'a> {
 
 impl<'a> Follow<'a> {
     /// Loads, attaches, and says so.
-    fn start(args: &'a FollowArgs, site: Site, selection: Selection) -> Result<Self, Failure> {
+    fn start(
+        args: &'a FollowArgs,
+        kernel: &Kernel,
+        site: Site,
+        selection: Selection,
+    ) -> Result<Self, Failure> {
         let options = ObserverOptions {
             attach: args.attach,
             load: LoadOptions { ring_bytes: args.ring_bytes, log_level: args.program_log as u8 },
             vxlan_port: args.vxlan_port,
+            has_tcx: kernel.has(Feature::Tcx),
         };
         let (mut observer, records) =
             Observer::start(options).map_err(|error| Failure::Failed(error.to_string()))?;
