@@ -28,9 +28,10 @@ usage: cargo xtask COMMAND
       The steps fmt, clippy and rules. --bless records the layouts of a new ABI_VERSION.
   fuzz [TARGET] [--seconds N]
       Runs the fuzz targets (or one) for N seconds each, 60 by default.
-  vm [--kernel SERIES...] [--test FILTER]
+  vm [--kernel SERIES...] [--test FILTER] [--bless]
       The integration tests on stock Debian kernels in virtual machines, a column of the table for each.
       SERIES: 5.10, 6.12, 7 for the newest 7.x; by default those of Cargo.toml. FILTER: as with test.
+      A whole run compares what the machines say with docs/kernels.md; --bless writes it there.
 
 Exit code: 0 done, 1 failed, 2 not understood.";
 
@@ -136,6 +137,7 @@ fn vm(parser: &mut Parser) -> Result<Command, lexopt::Error> {
                     options.kernels.push(series.string()?);
                 }
             }
+            Long("bless") => options.bless = true,
             Long("test") => options.filter = Some(parser.value()?.string()?),
             Long("help") | Short('h') => return Ok(Command::Help),
             other => return Err(other.unexpected()),

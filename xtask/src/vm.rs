@@ -9,8 +9,10 @@
 //! | `guest` | a running machine and its console |
 //! | `job` | what it runs, and what its console says about that |
 //! | `table` | the result: kernel by test group |
+//! | `facts` | what the tests found out about the kernels: the table in docs/kernels.md |
 
 mod debian;
+mod facts;
 mod guest;
 mod initramfs;
 mod job;
@@ -37,6 +39,7 @@ use crate::{
 
 use self::{
     debian::{Archive, create_dir, write},
+    facts::Facts,
     guest::Machine,
     job::{Group, Outcome},
     kernel::Kernel,
@@ -62,6 +65,8 @@ pub(crate) struct Options {
     pub(crate) kernels: Vec<String>,
     /// Only tests whose name contains this.
     pub(crate) filter: Option<String>,
+    /// Write what the machines say into docs/kernels.md.
+    pub(crate) bless: bool,
 }
 
 /// Runs the matrix and prints its table.
@@ -82,10 +87,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !failed.is_empty() {
         bail!("failed on Linux {}", failed.join(", "));
     }
+    if options.kernels.is_empty() && options.filter.is_none() {
+        keep_page(&pins, &columns, options.bless)?;
+    }
     if options.filter.is_some() && columns.iter().all(|column| column.outcomes.is_empty()) {
         bail!("no test's name contains {:?}", options.filter.as_deref().unwrap_or_default());
     }
     Ok(())
+}
+
+/// Only the whole matrix can say what stands in the page.
+fn keep_page(pins: &Pins, columns: &[Column], bless: bool) -> Result<()> {
+    // The column's name is the matrix's, so that a newer 7.x does not change the page.
+    let heads = pins
+        .series
+        .iter()
+        .map(|series| if series.contains('.') { series.clone() } else { format!("{series}.x") });
+    let facts: Vec<_> = heads.zip(columns.iter().map(|column| &column.facts)).collect();
+    let versions: String =
+        columns.iter().map(|column| format!("{}: Debian's {}\\\n", column.kernel, column.version)).collect();
+    facts::keep_page(&facts::table(&facts), &versions, bless)
 }
 
 /// A kernel and the initramfs that it boots.
@@ -160,6 +181,7 @@ impl Programs {
                     ("TRACER_BIN", "/programs/tracer"),
                     ("TRACER_ATTACH", attach),
                     ("TRACER_PATIENCE", TEST_PATIENCE),
+                    ("TRACER_FACTS", "/job/facts"),
                     ("RUST_BACKTRACE", "1"),
                 ];
                 groups.push(Group {
@@ -211,23 +233,23 @@ fn run_one(dir: &Path, bootable: &Bootable, programs: &Programs, options: &Optio
     let kernel = &bootable.kernel;
     let started = Instant::now();
     let result = try_run(dir, bootable, programs, options);
-    let (outcomes, problem) = match result {
-        Ok(outcomes) => (outcomes, None),
+    let ((outcomes, facts), problem) = match result {
+        Ok(told) => (told, None),
         Err(error) => {
             eprintln!("vm: Linux {}: {error:#}", kernel.release);
-            (Vec::new(), Some(format!("{error:#}")))
+            (Default::default(), Some(format!("{error:#}")))
         }
     };
-    Column {
-        kernel: kernel.series(),
-        version: kernel.version.clone(),
-        outcomes,
-        problem,
-        took: started.elapsed(),
-    }
+    let (kernel, version) = (kernel.series(), kernel.version.clone());
+    Column { kernel, version, outcomes, facts, problem, took: started.elapsed() }
 }
 
-fn try_run(dir: &Path, bootable: &Bootable, programs: &Programs, options: &Options) -> Result<Vec<Outcome>> {
+fn try_run(
+    dir: &Path,
+    bootable: &Bootable,
+    programs: &Programs,
+    options: &Options,
+) -> Result<(Vec<Outcome>, Facts)> {
     let kernel = &bootable.kernel;
     let groups = programs.groups(kernel, options.filter.as_deref());
     let job = dir.join(format!("job-{}", kernel.release));
@@ -254,5 +276,5 @@ fn try_run(dir: &Path, bootable: &Bootable, programs: &Programs, options: &Optio
     if outcomes.iter().any(|outcome| !outcome.passed) {
         eprintln!("{name}: {}", guest.shown_console());
     }
-    Ok(outcomes)
+    Ok((outcomes, facts::read(&job.join("facts"))?))
 }

@@ -24,5 +24,5 @@ pub use crate::told::{
     Address, Encapsulation, End, HookCounts, Hop, Icmp, Leg, Losses, Missing, PacketCounts, Summary, Tcp,
     Trajectory, Verdict, VerdictDetail,
 };
-pub use crate::tracer::{Attach, Tracer, attach, lab, patient, program, run_to_its_end};
+pub use crate::tracer::{Attach, Tracer, attach, fact, lab, patient, program, run_to_its_end};
 pub use crate::truth::{Seen, Transport, Watch, Watched};

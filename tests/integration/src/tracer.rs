@@ -1,6 +1,8 @@
 //! The program under test, and how to call it.
 
 use std::env;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -45,6 +47,18 @@ pub fn patient(deadline: Duration) -> Duration {
             Err(error) => panic!("TRACER_PATIENCE is {factor:?}: {error}"),
         },
     }
+}
+
+/// Notes what a test has found out about this kernel, for the table of docs/kernels.md: `cargo xtask vm` collects it from
+/// the file that `TRACER_FACTS` names. Call it behind the assertion that proves it. The value is a word or two.
+///
+/// # Panics
+/// When the file cannot be written.
+pub fn fact(name: &str, value: &str) {
+    let Some(path) = env::var_os("TRACER_FACTS") else { return };
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(format!("{name}\t{value}\n").as_bytes()));
+    written.unwrap_or_else(|error| panic!("cannot write to {}: {error}", path.display()));
 }
 
 /// A lab whose Cilium attaches as this run's tracer does: a clsact filter behind a program of Cilium's at TCX would see

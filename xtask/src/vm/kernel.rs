@@ -51,7 +51,7 @@ impl Kernel {
         let release = image.name.trim_start_matches("linux-image-").to_owned();
         let mut packages = vec![image.clone()];
         // From 7.0 on the image is a package of its own beside the modules.
-        for part in ["binary", "modules"] {
+        for part in ["base", "binary", "modules"] {
             let name = format!("linux-{part}-{release}");
             let parts = archive.matching(&name).unwrap_or_default();
             packages.extend(parts.into_iter().filter(|part| part.version == image.version));

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::job::Outcome;
+use super::{facts::Facts, job::Outcome};
 
 /// What one kernel did.
 #[derive(Debug)]
@@ -12,6 +12,7 @@ pub(crate) struct Column {
     /// Debian's version.
     pub(crate) version: String,
     pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) facts: Facts,
     /// Why there are no (more) outcomes.
     pub(crate) problem: Option<String>,
     pub(crate) took: Duration,
