@@ -25,4 +25,4 @@ pub use crate::told::{
     Trajectory, Verdict, VerdictDetail,
 };
 pub use crate::tracer::{Attach, Tracer, attach, fact, lab, patient, program, run_to_its_end};
-pub use crate::truth::{Seen, Transport, Watch, Watched};
+pub use crate::truth::{ECHO_WEB_AND_DNS, Seen, Transport, Watch, Watched, Way};
