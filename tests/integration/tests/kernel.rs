@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use tracer_integration::{Tracer, has_tcx, kernel_version};
+use tracer_integration::{Tracer, fact, has_tcx, kernel_version};
 use tracer_lab::Direction::{Egress, Ingress};
 use tracer_lab::{Lab, Topology};
 
@@ -63,6 +63,7 @@ fn what_the_kernel_has_is_in_json_and_what_it_lacks_at_the_end_of_text() {
         let told = lines.iter().position(|line| line.starts_with(sentence));
         assert_eq!(told.is_none(), has, "{feature} on {}: {text}", release());
         told.map(|place| lines.remove(place));
+        fact(&format!("kernel: {feature}"), if has { "yes" } else { "no" });
     }
     assert!(lines.is_empty(), "nothing else is said: {lines:?}");
 }
@@ -104,5 +105,6 @@ fn left_to_itself_tracer_attaches_by_tcx_where_there_is_tcx_and_by_clsact_where_
 
     assert_eq!((before.attached, before.mechanism.as_str()), (false, mechanism), "what would be is told");
     assert_eq!((point.attached, point.mechanism.as_str()), (true, mechanism));
+    fact("attached by", if has_tcx() { "TCX, clsact on demand" } else { "clsact" });
     assert!(follow.stop().unwrap().exit.success());
 }
