@@ -53,6 +53,9 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const TEST_PATIENCE: &str = "8";
 /// The first kernel with TCX, by Documentation/bpf of the kernel; what a machine really has is asserted by the tests.
 const FIRST_WITH_TCX: (u32, u32) = (6, 6);
+/// Test programs about the hooks themselves: with both ways to attach where a kernel has both. The others run with
+/// both on this machine (`cargo xtask test`).
+const ABOUT_HOOKS: [&str; 2] = ["coexistence", "points"];
 /// What the static programs are built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Crates with what runs in the machines.
@@ -167,15 +170,20 @@ impl Programs {
         Ok(Self { dir: shared, harnesses })
     }
 
-    /// What a kernel runs: every test program, once for each way to attach that the kernel has.
+    /// What a kernel runs: every test program, attached as that kernel does it.
     fn groups(&self, kernel: &Kernel, filter: Option<&str>) -> Vec<Group> {
-        let attaches: &[&str] =
-            if kernel.numbers() >= FIRST_WITH_TCX { &["tcx", "clsact"] } else { &["clsact"] };
         let mut groups = Vec::new();
         for (name, path) in &self.harnesses {
+            // A program's own name means all of its tests.
+            let filter = filter.filter(|filter| filter != name);
             if !has_test(path, filter) {
                 continue;
             }
+            let attaches: &[&str] = match kernel.numbers() >= FIRST_WITH_TCX {
+                true if ABOUT_HOOKS.contains(&name.as_str()) => &["tcx", "clsact"],
+                true => &["tcx"],
+                false => &["clsact"],
+            };
             for attach in attaches {
                 let variables = [
                     ("TRACER_BIN", "/programs/tracer"),

@@ -17,8 +17,8 @@ mod truth;
 
 pub use crate::follow::{Follow, Report};
 pub use crate::points::{
-    Filter, Hook, HookProgram, Hooked, Point, assert_unloaded, device_counters, has_clsact, ip,
-    kernel_has_program, run_in, tc_filters, url, wait_until,
+    Filter, Hook, HookProgram, Hooked, Point, assert_unloaded, device_counters, has_clsact, has_tcx, ip,
+    kernel_has_program, kernel_version, run_in, tc_filters, url, wait_until,
 };
 pub use crate::told::{
     Address, Encapsulation, End, HookCounts, Hop, Icmp, Leg, Losses, Missing, PacketCounts, Summary, Tcp,

@@ -298,6 +298,16 @@ impl<'a> Follow<'a> {
         for problem in problems {
             notice(&format!("warning: {problem}"));
         }
+        let outdated = self.observer.outdated();
+        if !outdated.is_empty() {
+            for device in outdated {
+                self.devices.release(device, &mut self.observer, &mut self.correlator);
+            }
+            self.follow_plan();
+            notice(
+                "note: TCX programs came or went before our legacy filters; tracer points shows who is in front",
+            );
+        }
         match self.site.reload_if_changed() {
             Ok(true) => self.inventory_changed(),
             // A pod gets its address after its link, and nobody tells of addresses.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use tracer_integration::{Watch, Way};
+use tracer_integration::{Watch, Way, fact};
 use tracer_lab::{KubeProxy, Lab, Protocol, RecordType, ServicePort, Topology};
 
 use crate::NAME;
@@ -59,6 +59,7 @@ fn assert_service_is_told(mode: KubeProxy, check: &str) {
     if !has_it {
         let error = format!("{:#}", Lab::build_with(Topology::RoutedVxlan, mode).err().unwrap());
         assert!(error.starts_with(&format!("cannot do Services in kube-proxy's mode {mode}: ")), "{error}");
+        fact(&format!("every hop is told: Services by {mode}"), "no such tables");
         return;
     }
     let mut lab = Lab::build_with(Topology::RoutedVxlan, mode).unwrap();
@@ -82,4 +83,5 @@ fn assert_service_is_told(mode: KubeProxy, check: &str) {
     let kinds = &["tcp IPv4", "tcp IPv6", "udp IPv4", "udp IPv6"];
     watched.assert_ways("curl", &[Way { to: "svc/both", kinds, there: THERE, back: BACK }]);
     watched.assert_told_is_true();
+    fact(&format!("every hop is told: Services by {mode}"), "yes");
 }

@@ -16,7 +16,7 @@ mod wireguard;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use tracer_integration::{Watch, Watched, Way};
+use tracer_integration::{Watch, Watched, Way, fact};
 use tracer_lab::{Lab, RecordType, Topology};
 
 /// A name that the lab's DNS has, under both types.
@@ -37,6 +37,7 @@ fn can_build(topology: Topology, kind: &str) -> bool {
         let error = format!("{:#}", Lab::build(topology).err().unwrap());
         assert!(error.starts_with(&format!("cannot build topology {topology}: ")), "{error}");
         assert!(error.ends_with(&lacking), "{error}");
+        fact(&told_of(topology), "no such devices");
     }
     has_it
 }
@@ -53,7 +54,13 @@ fn assert_every_way<'a>(lab: &'a Lab, ways: &[Way<'_>]) -> [Watched<'a>; 2] {
     if ways.iter().any(|way| way.to == "svc/kube-dns") {
         assert_ways_to(&watch_kube_dns(lab), "kube-dns", ways);
     }
+    fact(&told_of(lab.topology()), "yes");
     watched
+}
+
+/// What is known of a kernel when the test of a topology has passed.
+fn told_of(topology: Topology) -> String {
+    format!("every hop is told: {topology}")
 }
 
 #[track_caller]
