@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::io::{self, BufWriter, Write as _};
 
-use super::local::{check_preflight, resolve};
+use super::observation::check_preflight;
+use super::wanted::resolve;
 use super::site::Site;
 use crate::app::{Failure, notice};
 use crate::cli::{Format, PointsArgs, SelectionArgs};
@@ -22,7 +23,7 @@ pub fn run(args: &PointsArgs) -> Result<(), Failure> {
     for shortcoming in check_preflight()? {
         notice(&format!("note: {shortcoming}"));
     }
-    let site = Site::open(args.source.inventory.clone())?;
+    let site = Site::open(args.source.inventory.inventory.clone())?;
     let scope = scope(args, &site)?;
     let planned = plan_points(site.survey(), &scope);
     let programs = read_programs(&planned);
