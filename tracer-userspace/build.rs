@@ -9,5 +9,7 @@ fn main() -> anyhow::Result<()> {
     println!("cargo::rerun-if-changed={PROTO}");
     let files = protox::compile([PROTO], ["proto"]).with_context(|| format!("cannot compile {PROTO}"))?;
     prost_build::compile_fds(files).with_context(|| format!("cannot make types from {PROTO}"))?;
-    ebpf_build::build("tracer-ebpf", "tracer-ebpf").map(drop)
+    ebpf_build::build("tracer-ebpf", "tracer-ebpf")?;
+    ebpf_build::build("tracer-ebpf", "tracer-entry")?;
+    Ok(())
 }

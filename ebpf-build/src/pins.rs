@@ -62,6 +62,16 @@ impl Manifest {
         })
     }
 
+    /// The table `[workspace.metadata.SECTION]`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn metadata(&self, section: &str) -> Result<&Table> {
+        lookup(&self.table, &["workspace", "metadata", section]).and_then(Value::as_table).with_context(
+            || format!("{}: no [workspace.metadata.{section}]", self.root.join("Cargo.toml").display()),
+        )
+    }
+
     fn pin<'a, T>(&'a self, key: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Result<T> {
         lookup(&self.table, &["workspace", "metadata", "toolchain", key]).and_then(read).with_context(|| {
             format!(

@@ -11,14 +11,11 @@ use tracer_common::packet::Headers;
 use tracer_common::record::{HOP_RECORD_SIZE, HopRecord};
 
 use crate::reader::SkbReader;
+use crate::scratch::Hook;
 
 /// Size is set by the loader.
 #[map]
 static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
-
-/// Number of the network namespace that this copy of the programs serves; set by the loader.
-#[unsafe(no_mangle)]
-static SPACE: u32 = 0;
 
 /// Bytes in the ring from which on the reader is woken; set by the loader.
 #[unsafe(no_mangle)]
@@ -33,7 +30,7 @@ pub(crate) fn write(
     ctx: &TcContext,
     reader: &SkbReader,
     headers: &Headers,
-    direction: u8,
+    hook: Hook,
     follows: u64,
 ) -> Result<Outcome, Outcome> {
     let mut entry = RECORDS.reserve::<HopRecord>(0).ok_or(Outcome::RingFull)?;
@@ -41,8 +38,8 @@ pub(crate) fn write(
     // SAFETY: the helper has no preconditions.
     record.time_ns = unsafe { bpf_ktime_get_ns() };
     record.follows = follows;
-    record.space = constant(&SPACE);
-    record.direction = direction;
+    record.space = hook.space;
+    record.direction = hook.direction;
     // SAFETY: the context points to a live __sk_buff; these fields may be read by any tc program.
     unsafe {
         let skb = ctx.skb.skb;

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`netns`] | network namespaces: finding them, running a closure inside one |
 //! | `filters` | legacy tc filters as the kernel lists them |
+//! | `btf` | names and arguments out of BTF |
+//! | [`kernel`] | what the running kernel can do |
 //! | [`links`] | the links and addresses of a namespace, and what changes about them |
 //! | [`survey`] | which namespace is which node or pod, and how that was found |
 //! | [`plan`] | which devices a follow observes |
@@ -11,7 +13,9 @@
 //!
 //! Nothing in here changes the system.
 
+mod btf;
 pub(crate) mod filters;
+pub mod kernel;
 pub mod links;
 pub mod netns;
 pub mod plan;

@@ -41,7 +41,19 @@ pub(crate) fn cargo() -> Command {
 /// # Errors
 /// When the build fails; cargo has printed why.
 pub(crate) fn build<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Vec<Executable>> {
+    build_with(arguments, &[])
+}
+
+/// As [`build`], with environment variables.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_with<'a>(
+    arguments: impl IntoIterator<Item = &'a str>,
+    variables: &[(&str, &str)],
+) -> Result<Vec<Executable>> {
     let mut cargo = cargo();
+    cargo.envs(variables.iter().copied());
     cargo.args(arguments).arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = cargo.output().with_context(|| format!("cannot start {}", process::shown(&cargo)))?;
     if !output.status.success() {

@@ -8,6 +8,7 @@ use lexopt::{
 };
 
 use crate::test::{Attach, Options, Step};
+use crate::vm;
 
 /// What `cargo xtask help` prints.
 pub(crate) const USAGE: &str = "\
@@ -27,6 +28,10 @@ usage: cargo xtask COMMAND
       The steps fmt, clippy and rules. --bless records the layouts of a new ABI_VERSION.
   fuzz [TARGET] [--seconds N]
       Runs the fuzz targets (or one) for N seconds each, 60 by default.
+  vm [--kernel SERIES...] [--test FILTER] [--bless]
+      The integration tests on stock Debian kernels in virtual machines, a column of the table for each.
+      SERIES: 5.10, 6.12, 7 for the newest 7.x; by default those of Cargo.toml. FILTER: as with test.
+      A whole run compares what the machines say with docs/kernels.md; --bless writes it there.
 
 Exit code: 0 done, 1 failed, 2 not understood.";
 
@@ -41,6 +46,7 @@ pub(crate) enum Command {
     Test(Options),
     Lint { bless: bool },
     Fuzz { target: Option<String>, seconds: u32 },
+    Vm(vm::Options),
 }
 
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, lexopt::Error> {
@@ -53,6 +59,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             "test" => test(&mut parser),
             "lint" => lint(&mut parser),
             "fuzz" => fuzz(&mut parser),
+            "vm" => vm(&mut parser),
             other => Err(format!("no such command: {other}").into()),
         },
         Some(Long("help") | Short('h')) => Ok(Command::Help),
@@ -119,6 +126,24 @@ fn fuzz(parser: &mut Parser) -> Result<Command, lexopt::Error> {
         }
     }
     Ok(Command::Fuzz { target, seconds })
+}
+
+fn vm(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    let mut options = vm::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("kernel") => {
+                for series in parser.values()? {
+                    options.kernels.push(series.string()?);
+                }
+            }
+            Long("bless") => options.bless = true,
+            Long("test") => options.filter = Some(parser.value()?.string()?),
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Command::Vm(options))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! | `test` | everything that CI runs, in steps |
 //! | `lint` | formatting, clippy and this project's own rules |
 //! | `fuzz` | bounded runs of the fuzz targets |
+//! | `vm` | the integration tests on other kernels, in virtual machines |
 //! | `cargo`, `process`, `steps` | helpers: cargo's artifacts, commands, timing |
 //!
 //! A new command is a variant of [`cli::Command`], a line in [`cli::USAGE`], and a module with a `run`.
@@ -21,6 +22,7 @@ mod process;
 mod setup;
 mod steps;
 mod test;
+mod vm;
 
 use std::{
     env,
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Demo { arguments } => demo::run(&arguments),
         Command::Test(options) => test::run(&options),
         Command::Lint { bless } => lint::run(bless),
+        Command::Vm(options) => vm::run(&options),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
     };
     match result {

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::told::{Line, Summary, Trajectory};
+use crate::tracer::patient;
 
 /// Loading the programs takes a second or two in a debug build on a busy machine.
 pub(crate) const READY: Duration = Duration::from_secs(60);
@@ -97,6 +98,7 @@ impl Follow {
         rule: &str,
         condition: impl Fn(&[Trajectory]) -> bool,
     ) -> Vec<Trajectory> {
+        let deadline = patient(deadline);
         let heard =
             self.streams.wait_until(deadline, |heard| condition(&heard.trajectories) || heard.open == 0);
         heard.must_be_as_documented();
@@ -120,6 +122,7 @@ impl Follow {
         rule: &str,
         condition: impl Fn(&str) -> bool,
     ) -> String {
+        let deadline = patient(deadline);
         let find = |heard: &Heard| heard.stderr.iter().find(|line| condition(line)).cloned();
         let heard = self.streams.wait_until(deadline, |heard| find(heard).is_some() || heard.open == 0);
         let found = find(&heard);
@@ -159,7 +162,7 @@ impl Follow {
     /// # Errors
     /// When it does not end within half a minute, or told a line that is not as `docs/json.md` says.
     pub fn until_its_end(mut self) -> Result<Report> {
-        if !self.streams.wait_for_end(END) {
+        if !self.streams.wait_for_end(patient(END)) {
             bail!("tracer follow has not ended after {END:?}\n{}", self.streams.lock().in_words());
         }
         let exit = self.child.wait().context("cannot wait for tracer follow")?;
@@ -254,7 +257,7 @@ impl Streams {
     /// Waits for a line of stderr that begins like this.
     pub(crate) fn wait_for_line(&self, deadline: Duration, beginning: &str) -> Result<()> {
         let is_said = |heard: &Heard| heard.stderr.iter().any(|line| line.starts_with(beginning));
-        let heard = self.wait_until(deadline, |heard| is_said(heard) || heard.open == 0);
+        let heard = self.wait_until(patient(deadline), |heard| is_said(heard) || heard.open == 0);
         if !is_said(&heard) {
             bail!("tracer did not say {beginning:?}; it said\n{}", heard.stderr.join("\n"));
         }

@@ -27,5 +27,5 @@ pub use crate::told::{
     Address, Encapsulation, End, HookCounts, Hop, Icmp, Leg, Losses, Missing, PacketCounts, Stream, Summary, Tcp,
     Trajectory, Verdict, VerdictDetail,
 };
-pub use crate::tracer::{Attach, Tracer, attach, lab, program, run_to_its_end};
+pub use crate::tracer::{Attach, Tracer, attach, fact, lab, patient, program, run_to_its_end};
 pub use crate::truth::{Seen, Transport, Watch, Watched};

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tracer_lab::{Direction, Netns};
 
-use crate::tracer::Tracer;
+use crate::tracer::{Tracer, patient};
 
 /// Between two looks of [`wait_until`].
 const LOOK: Duration = Duration::from_millis(20);
@@ -241,6 +241,7 @@ pub fn run_in(netns: &Netns, program: &str, arguments: &str) {
 /// When it gives nothing within `deadline`.
 #[track_caller]
 pub fn wait_until<T>(deadline: Duration, rule: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = patient(deadline);
     let end = Instant::now() + deadline;
     loop {
         if let Some(found) = probe() {

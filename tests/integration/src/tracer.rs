@@ -1,6 +1,8 @@
 //! The program under test, and how to call it.
 
 use std::env;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -29,6 +31,34 @@ pub fn attach() -> Attach {
         Ok("clsact") => Attach::Clsact,
         Ok(other) => panic!("TRACER_ATTACH is {other:?}; it can be tcx or clsact"),
     }
+}
+
+/// A deadline as it is on this machine: `TRACER_PATIENCE` times as long, which `cargo xtask vm` sets where the processor
+/// is emulated. A deadline says when to give up, never how fast something must be.
+///
+/// # Panics
+/// When `TRACER_PATIENCE` is no number.
+#[must_use]
+pub fn patient(deadline: Duration) -> Duration {
+    match env::var("TRACER_PATIENCE") {
+        Err(_) => deadline,
+        Ok(factor) => match factor.parse::<u32>() {
+            Ok(factor) => deadline * factor,
+            Err(error) => panic!("TRACER_PATIENCE is {factor:?}: {error}"),
+        },
+    }
+}
+
+/// Notes what a test has found out about this kernel, for the table of docs/kernels.md: `cargo xtask vm` collects it from
+/// the file that `TRACER_FACTS` names. Call it behind the assertion that proves it. The value is a word or two.
+///
+/// # Panics
+/// When the file cannot be written.
+pub fn fact(name: &str, value: &str) {
+    let Some(path) = env::var_os("TRACER_FACTS") else { return };
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(format!("{name}\t{value}\n").as_bytes()));
+    written.unwrap_or_else(|error| panic!("cannot write to {}: {error}", path.display()));
 }
 
 /// A lab whose Cilium attaches as this run's tracer does: a clsact filter behind a program of Cilium's at TCX would see
@@ -143,7 +173,7 @@ pub fn run_to_its_end(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("cannot start {command:?}"))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let mut output = crate::follow::Streams::read(stdout, stderr);
-    let ended = output.wait_for_end(Duration::from_secs(20));
+    let ended = output.wait_for_end(patient(Duration::from_secs(20)));
     if !ended {
         child.kill().context("cannot end a program that does not end")?;
     }

@@ -118,14 +118,25 @@ fn addresses(lab: &Lab, target: &str) -> Vec<IpAddr> {
 }
 
 impl Runs {
+    /// The counts and a time at which they held: none of them changes around it.
     fn now(lab: &Lab) -> Result<Self> {
-        let time_ns = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
-        let nodes = lab.nodes().iter().filter(|_| !lab.devices_redirected_at_egress().is_empty());
-        let by_node = nodes.map(|node| {
-            let runs = lab.program_runs(node.name(), FROM_HOST)?;
-            Ok((node.name().to_owned(), runs))
-        });
-        Ok(Self { time_ns, by_node: by_node.collect::<Result<_>>()? })
+        let count = || {
+            let nodes = lab.nodes().iter().filter(|_| !lab.devices_redirected_at_egress().is_empty());
+            let by_node = nodes.map(|node| {
+                let runs = lab.program_runs(node.name(), FROM_HOST)?;
+                Ok((node.name().to_owned(), runs))
+            });
+            by_node.collect::<Result<HashMap<_, _>>>()
+        };
+        let mut by_node = count()?;
+        loop {
+            let time_ns = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
+            let again = count()?;
+            if again == by_node {
+                return Ok(Self { time_ns, by_node });
+            }
+            by_node = again;
+        }
     }
 
     /// What ran and is not in the capture of the device was taken away there. The rest is the node's own: it looks for

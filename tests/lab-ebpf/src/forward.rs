@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_REDIRECT, TC_ACT_SHOT},
-    helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_set_tunnel_key},
+    helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_set_tunnel_key},
     macros::map,
     maps::{HashMap, LpmTrie, LruHashMap, lpm_trie::Key},
     programs::TcContext,
@@ -40,6 +40,9 @@ struct TunnelKey {
     label: u32,
 }
 
+/// `linux/if_packet.h`
+const PACKET_HOST: u32 = 0;
+
 /// Where a packet stands when it is delivered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -65,6 +68,15 @@ pub fn deliver(ctx: &TcContext, packet: &Packet, stage: Stage) -> Option<i32> {
     }
     // redirect_peer is for ingress hooks only; cilium_host runs at egress.
     let peer = stage != Stage::FromHost && global(&HOST_ROUTING) != 0;
+    if peer && stage == Stage::FromOverlay {
+        // The tunnel device took the packet for another machine's, by its MAC address; redirect_peer does not look
+        // again, and the pod's stack would drop it (newer kernels are lenient with NOARP devices). Cilium does it too.
+        // SAFETY: the skb is the program's own.
+        let changed = unsafe { bpf_skb_change_type(ctx.skb.skb, PACKET_HOST) };
+        if changed != 0 {
+            return Some(TC_ACT_SHOT);
+        }
+    }
     // SAFETY: helpers without pointers; the kernel checks the interface index.
     let action = unsafe {
         if peer { bpf_redirect_peer(endpoint.ifindex, 0) } else { bpf_redirect(endpoint.ifindex, 0) }

@@ -1,19 +1,19 @@
 //! Hooks: who we are on them and how we get there.
 //!
 //! TCX at the head, in front of every other program; links are file descriptors, so that nothing stays attached
-//! when this process ends, however it ends. Where TCX is missing (before Linux 6.6), or on demand, legacy clsact
-//! filters by the rules in [`clsact`].
+//! when this process ends, however it ends. What a pod sends through a netkit pair is met by a link of the same kind on
+//! the pair itself, because the CNI's programs sit there. Where TCX is missing (before Linux 6.6), or on demand, legacy
+//! clsact filters by the rules in [`clsact`].
 
 pub mod clsact;
+mod link;
 
 use std::collections::HashMap;
 
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramError, TcAttachType};
-
 use self::clsact::Filter;
+use self::link::{Hook, Link};
 use super::points::{PointKey, Registry};
-use super::programs::{LoadError, Programs, program_name, source_chain};
+use super::programs::{LoadError, Programs, program_name};
 use crate::host::netns::{Netns, NetnsId};
 use crate::trajectory::model::{Direction, ObservationPoint, PointId};
 
@@ -23,6 +23,7 @@ pub enum AttachMode {
     /// TCX where the kernel has it, else clsact.
     #[default]
     Auto,
+    /// TCX, and the netkit hook for what pods send through a netkit pair.
     Tcx,
     Clsact,
 }
@@ -32,6 +33,8 @@ pub enum AttachMode {
 pub enum Mechanism {
     Tcx,
     Clsact,
+    /// Ingress of the primary of a netkit pair, held where its peer transmits.
+    Netkit,
 }
 
 impl Mechanism {
@@ -40,6 +43,7 @@ impl Mechanism {
         match self {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::Netkit => "netkit",
         }
     }
 }
@@ -54,12 +58,22 @@ pub enum AttachError {
     DeviceGone,
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error("the kernel refuses the TCX link: {}", source_chain(.0))]
-    Tcx(#[source] ProgramError),
+    #[error("the kernel refuses the {hook} link: {source}{}", link_hint(source))]
+    Link { hook: &'static str, source: std::io::Error },
     #[error(transparent)]
     Clsact(clsact::ClsactError),
     #[error(transparent)]
     Netns(std::io::Error),
+}
+
+fn link_hint(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ERANGE) => {
+            " (64 programs are the most on one hook; who is there: bpftool net show, from version 7.3 on)"
+        }
+        Some(libc::EPERM) => " (needs CAP_NET_ADMIN and CAP_BPF)",
+        _ => "",
+    }
 }
 
 impl From<std::io::Error> for AttachError {
@@ -83,6 +97,8 @@ pub struct Target {
     pub ethernet: bool,
     /// Whether the kernel has TCX.
     pub has_tcx: bool,
+    /// Whether it is the primary of a netkit pair.
+    pub is_netkit: bool,
 }
 
 /// Both hooks of a device, while we hold them.
@@ -94,11 +110,21 @@ struct Held {
 }
 
 enum Hooks {
-    /// Dropping a link detaches it, in whatever namespace its device is.
-    Tcx {
-        _links: Vec<SchedClassifierLink>,
-    },
+    Links(Vec<(Mechanism, Link)>),
     Clsact(Vec<Filter>),
+}
+
+impl Hooks {
+    fn mechanism(&self, direction: Direction) -> Mechanism {
+        match self {
+            Self::Clsact(_) => Mechanism::Clsact,
+            Self::Links(links) => links
+                .iter()
+                .zip(DIRECTIONS)
+                .find(|(_, of)| *of == direction)
+                .map_or(Mechanism::Tcx, |((mechanism, _), _)| *mechanism),
+        }
+    }
 }
 
 /// Attaches, keeps and detaches.
@@ -131,25 +157,22 @@ impl Attacher {
         target: &Target,
         now_ns: u64,
         mut make: impl FnMut(PointId, Direction, Mechanism) -> ObservationPoint,
-    ) -> Result<Mechanism, AttachError> {
+    ) -> Result<(), AttachError> {
         let (hooks, space) = match self.mode {
             AttachMode::Clsact => attach_clsact(programs, target)?,
             AttachMode::Tcx if !target.has_tcx => return Err(AttachError::NoTcx),
             AttachMode::Auto if !target.has_tcx => attach_clsact(programs, target)?,
-            AttachMode::Tcx | AttachMode::Auto => attach_tcx(programs, target)?,
-        };
-        let mechanism = match hooks {
-            Hooks::Tcx { .. } => Mechanism::Tcx,
-            Hooks::Clsact(_) => Mechanism::Clsact,
+            AttachMode::Tcx | AttachMode::Auto => attach_links(programs, target)?,
         };
         let mut points = Vec::with_capacity(DIRECTIONS.len());
         for direction in DIRECTIONS {
             let key = PointKey { space, ifindex: target.ifindex, direction };
+            let mechanism = hooks.mechanism(direction);
             points.push(registry.register(key, now_ns, |id| make(id, direction, mechanism)).id);
         }
         let held = Held { netns: target.netns.clone(), device: target.device.clone(), points, hooks };
         self.held.insert((target.netns.id(), target.ifindex), held);
-        Ok(mechanism)
+        Ok(())
     }
 
     /// The devices whose hooks are held.
@@ -215,53 +238,40 @@ impl Drop for Attacher {
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// Attaches TCX links at the head; gives them and the number of the namespace.
-fn attach_tcx(programs: &mut Programs, target: &Target) -> Result<(Hooks, u32), AttachError> {
+/// Attaches links at the head; gives them and the number of the namespace.
+fn attach_links(programs: &mut Programs, target: &Target) -> Result<(Hooks, u32), AttachError> {
     let space = programs.space(target.netns.id())?;
     let number = space.number;
     let mut links = Vec::with_capacity(DIRECTIONS.len());
     for direction in DIRECTIONS {
-        let program = space.program(direction, target.ethernet)?;
-        let attach_type = match direction {
-            Direction::Ingress => TcAttachType::Ingress,
-            Direction::Egress => TcAttachType::Egress,
-        };
-        // The device is looked up in the namespace of the thread.
-        let (link, is_same) = target.netns.run(|| {
-            let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let link = program
-                .attach_with_options(&target.device, attach_type, order)
-                .and_then(|id| program.take_link(id));
-            (link, ifindex_of(&target.device) == Some(target.ifindex))
-        })?;
-        let link = link.map_err(tcx_error)?;
-        // A device of this name may have taken the place of the one that was meant.
-        if !is_same {
-            return Err(AttachError::DeviceGone);
+        let program = &*space.program(direction, target.ethernet)?;
+        let create = |hook| link::create(&target.netns, target.ifindex, hook, program);
+        if direction == Direction::Ingress && target.is_netkit {
+            match create(Hook::NetkitPeer).map_err(|error| link_error("netkit", error)) {
+                Ok(link) => {
+                    links.push((Mechanism::Netkit, link));
+                    continue;
+                }
+                Err(AttachError::DeviceGone) => return Err(AttachError::DeviceGone),
+                // TCX sees what the pair's programs pass; `tracer points` says that it is behind them.
+                Err(error) => tracing::warn!("{}: {error}; using TCX there", target.device),
+            }
         }
-        links.push(link);
+        let hook = match direction {
+            Direction::Ingress => Hook::TcxIngress,
+            Direction::Egress => Hook::TcxEgress,
+        };
+        links.push((Mechanism::Tcx, create(hook).map_err(|error| link_error("TCX", error))?));
     }
-    Ok((Hooks::Tcx { _links: links }, number))
+    Ok((Hooks::Links(links), number))
 }
 
-/// In the namespace of the calling thread.
-fn ifindex_of(device: &str) -> Option<u32> {
-    let name = std::ffi::CString::new(device).ok()?;
-    // SAFETY: the name is a string that ends with a zero byte and lives during the call.
-    let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    (ifindex != 0).then_some(ifindex)
-}
-
-/// What the kernel's refusal of a TCX link means.
-fn tcx_error(error: ProgramError) -> AttachError {
-    let code = match &error {
-        ProgramError::SyscallError(call) => call.io_error.raw_os_error(),
-        ProgramError::TcError(aya::programs::tc::TcError::IoError(error)) => error.raw_os_error(),
-        _ => None,
-    };
-    match code {
-        Some(libc::ENODEV | libc::ENXIO) => AttachError::DeviceGone,
-        _ => AttachError::Tcx(error),
+/// What the kernel's refusal of a link means.
+fn link_error(hook: &'static str, source: std::io::Error) -> AttachError {
+    match source.raw_os_error() {
+        Some(libc::ENODEV) => AttachError::DeviceGone,
+        _ if source.kind() == std::io::ErrorKind::NotFound => AttachError::DeviceGone,
+        _ => AttachError::Link { hook, source },
     }
 }
 

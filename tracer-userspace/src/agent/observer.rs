@@ -27,6 +27,8 @@ pub struct ObserverOptions {
     pub load: LoadOptions,
     /// A UDP port to look for VXLAN on besides the usual ones.
     pub vxlan_port: Option<u16>,
+    /// Whether the kernel has TCX.
+    pub has_tcx: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -116,18 +118,19 @@ impl Observer {
     ///
     /// # Errors
     /// [`AttachError`]; nothing of ours is on the device then.
-    pub fn observe(&mut self, device: &PlannedDevice, now_ns: u64) -> Result<Mechanism, AttachError> {
+    pub fn observe(&mut self, device: &PlannedDevice, now_ns: u64) -> Result<(), AttachError> {
         // Read before we attach: only others' programs. Not to know them only costs an explanation later.
         let others = programs::of_device(&device.netns, device.link.ifindex).unwrap_or_else(|error| {
             tracing::warn!("{}: {error}", device.link.name);
-            DevicePrograms { has_tcx: true, ..DevicePrograms::default() }
+            DevicePrograms::default()
         });
         let target = Target {
             netns: device.netns.clone(),
             device: device.link.name.to_string(),
             ifindex: device.link.ifindex,
             ethernet: device.link.has_ethernet_header,
-            has_tcx: others.has_tcx,
+            has_tcx: self.options.has_tcx,
+            is_netkit: others.is_netkit,
         };
         let make = |id, direction, mechanism| describe(device, &others, id, direction, mechanism);
         self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make)
@@ -224,8 +227,17 @@ fn describe(
     direction: Direction,
     mechanism: Mechanism,
 ) -> ObservationPoint {
-    let foreign: Vec<_> = others.on(direction).iter().filter(|program| !program.is_ours()).collect();
-    let is_tcx = |program: &&&HookProgram| program.mechanism == programs::Mechanism::Tcx;
+    // What runs where a pod transmits into its netkit pair runs before this ingress.
+    let on_pair: &[HookProgram] = if direction == Direction::Ingress { &others.netkit_peer } else { &[] };
+    let foreign: Vec<_> =
+        on_pair.iter().chain(others.on(direction)).filter(|program| !program.is_ours()).collect();
+    let runs_before = |program: &&&HookProgram| match mechanism {
+        Mechanism::Netkit => false,
+        Mechanism::Tcx => program.mechanism == programs::Mechanism::NetkitPeer,
+        Mechanism::Clsact => {
+            matches!(program.mechanism, programs::Mechanism::NetkitPeer | programs::Mechanism::Tcx)
+        }
+    };
     let name = |program: &HookProgram| Arc::from(program.name.as_str());
     ObservationPoint {
         id,
@@ -240,9 +252,6 @@ fn describe(
         role: device.role,
         bridge: device.link.master,
         foreign_programs: foreign.iter().map(|program| name(program)).collect(),
-        hidden_by: match mechanism {
-            Mechanism::Tcx => None,
-            Mechanism::Clsact => foreign.iter().find(is_tcx).map(|program| name(program)),
-        },
+        hidden_by: foreign.iter().find(runs_before).map(|program| name(program)),
     }
 }

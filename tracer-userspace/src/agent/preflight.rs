@@ -1,10 +1,8 @@
 //! Whether this process may and this kernel can, before anything is touched.
 
-use std::path::Path;
-
-use aya::maps::MapType;
-use aya::sys::is_map_supported;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::host::kernel::{Feature, Kernel};
 
 /// A capability that we need: number in `linux/capability.h`, name, what for.
 struct Capability {
@@ -21,9 +19,6 @@ const SYS_ADMIN: Capability = Capability {
     purpose: "to enter the network namespaces of pods and to load eBPF programs",
 };
 
-/// Where the kernel shows its types.
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
-
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     #[error(
@@ -39,14 +34,11 @@ pub enum PreflightError {
     Probe(String),
 }
 
-/// What works less well here, in plain sentences.
-pub type Shortcomings = Vec<String>;
-
-/// Checks capabilities and kernel.
+/// Checks capabilities and kernel; gives what the kernel can do.
 ///
 /// # Errors
 /// [`PreflightError`] when tracer cannot work at all.
-pub fn check() -> Result<Shortcomings, PreflightError> {
+pub fn check() -> Result<Kernel, PreflightError> {
     let status = std::fs::read_to_string("/proc/self/status")
         .map_err(|error| PreflightError::Probe(format!("/proc/self/status: {error}")))?;
     let missing = missing_capabilities(effective_capabilities(&status).unwrap_or(0));
@@ -54,19 +46,12 @@ pub fn check() -> Result<Shortcomings, PreflightError> {
         return Err(PreflightError::Capabilities { missing });
     }
     raise_limits();
-    match is_map_supported(MapType::RingBuf) {
-        Ok(true) => {}
-        Ok(false) => return Err(PreflightError::NoRingBuffer { release: kernel_release() }),
-        Err(error) => return Err(PreflightError::Probe(super::programs::source_chain(&error))),
+    let kernel =
+        Kernel::probe().map_err(|error| PreflightError::Probe(super::programs::source_chain(&error)))?;
+    if !kernel.has(Feature::RingBuffer) {
+        return Err(PreflightError::NoRingBuffer { release: kernel.release });
     }
-    let mut shortcomings = Vec::new();
-    if !Path::new(KERNEL_BTF).exists() {
-        shortcomings.push(format!(
-            "kernel {} has no BTF ({KERNEL_BTF} is missing): packets are followed without it",
-            kernel_release()
-        ));
-    }
-    Ok(shortcomings)
+    Ok(kernel)
 }
 
 fn missing_capabilities(effective: u64) -> Vec<String> {
@@ -90,12 +75,6 @@ fn raise_limits() {
     let _ = setrlimit(Resource::Memlock, unlimited);
     let descriptors = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors });
-}
-
-/// Release of the running kernel, such as `6.12.95`.
-#[must_use]
-pub fn kernel_release() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

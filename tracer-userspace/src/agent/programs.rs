@@ -1,13 +1,17 @@
-//! The eBPF object. It is loaded once per network namespace, with the namespace's number as a constant, because a
-//! tc program cannot ask for its namespace on the kernels that we support and an ifindex alone is not unique. All
-//! copies share the same maps: they are pinned in a bpffs that is mounted nowhere, so that nobody can see it and it
-//! goes with this process, however that ends.
+//! The eBPF objects. The program that observes is loaded once. Before it stands an entry for each network namespace,
+//! direction and link type: a few instructions that note the namespace's number and go on in the observing program by
+//! a tail call. (A tc program cannot ask for its namespace on the kernels that we support, and an ifindex alone is
+//! not unique.)
+//!
+//! Both objects share maps: those are pinned in a bpffs that is mounted nowhere, so that nobody can see it and it goes
+//! with this process, however that ends. The way from the entries to the observing program goes with it as well.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -17,12 +21,15 @@ use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
 use crate::host::netns::NetnsId;
 use crate::trajectory::model::Direction;
 
-/// The object that build.rs made.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-ebpf"));
+/// The objects that build.rs made.
+static OBSERVER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-ebpf"));
+static ENTRY: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-entry"));
 
-/// Maps that all copies share; every other one (constants) is a copy's own.
-const SHARED_MAPS: [&str; 8] =
-    ["AYA_LOGS", "CONFIG", "ENDS", "HEADERS", "OUTCOMES", "PORTS", "PROTOCOLS", "RECORDS"];
+/// Maps that both objects have.
+const SHARED_MAPS: [&str; 2] = ["OUTCOMES", "SCRATCH"];
+
+/// The program behind all entries.
+const OBSERVING: &str = "tracer_observe";
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -77,56 +84,57 @@ impl Default for LoadOptions {
 
 /// The loaded programs of all namespaces.
 pub struct Programs {
-    options: LoadOptions,
     bpffs: OwnedFd,
     spaces: HashMap<NetnsId, Space>,
     /// Never used twice: records of a namespace that is gone may still come.
     next_space: u32,
-    /// Gives access to the shared maps; its programs are not loaded.
-    maps: Ebpf,
+    /// The observing program and all maps that userspace reads and writes.
+    observer: Ebpf,
 }
 
-/// One namespace's copy of the programs.
+/// One namespace's entries.
 pub struct Space {
     pub number: u32,
-    programs: Ebpf,
+    entries: Ebpf,
 }
 
 impl Programs {
-    /// Creates the maps. Programs are loaded per namespace, by [`Programs::space`].
+    /// Creates the maps and loads the observing program. Entries are loaded per namespace, by [`Programs::space`].
     ///
     /// # Errors
-    /// [`LoadError`] when the kernel refuses a map.
+    /// [`LoadError`] when the kernel refuses a map or the program.
     pub fn new(options: LoadOptions) -> Result<Self, LoadError> {
         let bpffs = private_bpffs().map_err(LoadError::PrivateBpffs)?;
-        let maps = load_object(&options, &bpffs, 0)?;
-        Ok(Self { options, bpffs, spaces: HashMap::new(), next_space: 0, maps })
+        let mut observer = load_observer(&options, &bpffs)?;
+        let refused = |source| LoadError::Program { name: OBSERVING, source };
+        program_of(&mut observer, OBSERVING)?.load().map_err(refused)?;
+        Ok(Self { bpffs, spaces: HashMap::new(), next_space: 0, observer })
     }
 
-    /// The copy for a namespace; loads it if there is none.
+    /// The entries for a namespace; makes them if there are none.
     ///
     /// # Errors
-    /// [`LoadError`] when the kernel refuses the programs.
+    /// [`LoadError`] when the kernel refuses them.
     pub fn space(&mut self, netns: NetnsId) -> Result<&mut Space, LoadError> {
         let next = self.next_space;
         match self.spaces.entry(netns) {
-            std::collections::hash_map::Entry::Occupied(space) => Ok(space.into_mut()),
-            std::collections::hash_map::Entry::Vacant(vacant) => {
-                let programs = load_object(&self.options, &self.bpffs, next)?;
+            Entry::Occupied(space) => Ok(space.into_mut()),
+            Entry::Vacant(vacant) => {
+                let entries = load_entries(&self.bpffs, next, &mut self.observer)?;
                 self.next_space += 1;
-                Ok(vacant.insert(Space { number: next, programs }))
+                Ok(vacant.insert(Space { number: next, entries }))
             }
         }
     }
 
-    /// Unloads the copy for a namespace of which nothing is held any more.
+    /// Unloads the entries of a namespace of which nothing is held any more.
     pub fn drop_space(&mut self, netns: NetnsId) {
         self.spaces.remove(&netns);
     }
 
-    /// The object behind the shared maps, for aya-log.
+    /// The object with the observing program, for aya-log.
     pub fn object_mut(&mut self) -> &mut Ebpf {
-        &mut self.maps
+        &mut self.observer
     }
 
     /// Takes the ring buffer; can be done once.
@@ -134,27 +142,27 @@ impl Programs {
     /// # Errors
     /// [`LoadError`].
     pub fn take_ring(&mut self) -> Result<RingBuf<MapData>, LoadError> {
-        let map = self.maps.take_map("RECORDS").ok_or(LoadError::Missing("RECORDS"))?;
+        let map = self.observer.take_map("RECORDS").ok_or(LoadError::Missing("RECORDS"))?;
         RingBuf::try_from(map).map_err(|source| LoadError::Map { name: "RECORDS", source })
     }
 
     pub(super) fn config(&mut self) -> Result<Array<&mut MapData, FilterConfig>, LoadError> {
-        let map = self.maps.map_mut("CONFIG").ok_or(LoadError::Missing("CONFIG"))?;
+        let map = self.observer.map_mut("CONFIG").ok_or(LoadError::Missing("CONFIG"))?;
         Array::try_from(map).map_err(|source| LoadError::Map { name: "CONFIG", source })
     }
 
     pub(super) fn ends(&mut self) -> Result<BpfHashMap<&mut MapData, [u8; 16], Ends>, LoadError> {
-        let map = self.maps.map_mut("ENDS").ok_or(LoadError::Missing("ENDS"))?;
+        let map = self.observer.map_mut("ENDS").ok_or(LoadError::Missing("ENDS"))?;
         BpfHashMap::try_from(map).map_err(|source| LoadError::Map { name: "ENDS", source })
     }
 
     pub(super) fn ports(&mut self) -> Result<BpfHashMap<&mut MapData, u16, u64>, LoadError> {
-        let map = self.maps.map_mut("PORTS").ok_or(LoadError::Missing("PORTS"))?;
+        let map = self.observer.map_mut("PORTS").ok_or(LoadError::Missing("PORTS"))?;
         BpfHashMap::try_from(map).map_err(|source| LoadError::Map { name: "PORTS", source })
     }
 
     pub(super) fn protocols(&mut self) -> Result<Array<&mut MapData, u64>, LoadError> {
-        let map = self.maps.map_mut("PROTOCOLS").ok_or(LoadError::Missing("PROTOCOLS"))?;
+        let map = self.observer.map_mut("PROTOCOLS").ok_or(LoadError::Missing("PROTOCOLS"))?;
         Array::try_from(map).map_err(|source| LoadError::Map { name: "PROTOCOLS", source })
     }
 
@@ -164,7 +172,7 @@ impl Programs {
     /// [`LoadError::Map`].
     pub fn outcomes(&self) -> Result<Outcomes, LoadError> {
         let error = |source| LoadError::Map { name: "OUTCOMES", source };
-        let map = self.maps.map("OUTCOMES").ok_or(LoadError::Missing("OUTCOMES"))?;
+        let map = self.observer.map("OUTCOMES").ok_or(LoadError::Missing("OUTCOMES"))?;
         let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(error)?;
         let mut outcomes = Outcomes::default();
         for (index, count) in outcomes.counts.iter_mut().enumerate() {
@@ -175,7 +183,7 @@ impl Programs {
 }
 
 impl Space {
-    /// The program for a direction and link type, loaded.
+    /// The entry for a direction and link type, loaded.
     ///
     /// # Errors
     /// [`LoadError::Program`] when the kernel refuses it.
@@ -186,8 +194,7 @@ impl Space {
     ) -> Result<&mut SchedClassifier, LoadError> {
         let name = program_name(direction, ethernet);
         let refused = |source| LoadError::Program { name, source };
-        let program = self.programs.program_mut(name).ok_or(LoadError::Missing(name))?;
-        let program: &mut SchedClassifier = program.try_into().map_err(refused)?;
+        let program = program_of(&mut self.entries, name)?;
         if program.fd().is_err() {
             program.load().map_err(refused)?;
         }
@@ -195,7 +202,7 @@ impl Space {
     }
 }
 
-/// Name of the program for a direction and link type, as `bpftool` shows it.
+/// Name of the entry for a direction and link type, as `bpftool` shows it.
 #[must_use]
 pub const fn program_name(direction: Direction, ethernet: bool) -> &'static str {
     match (direction, ethernet) {
@@ -239,18 +246,39 @@ fn private_bpffs() -> rustix::io::Result<OwnedFd> {
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
-fn load_object(options: &LoadOptions, bpffs: &OwnedFd, space: u32) -> Result<Ebpf, LoadError> {
-    let directory = PathBuf::from(format!("/proc/self/fd/{}", bpffs.as_raw_fd()));
+fn load_observer(options: &LoadOptions, bpffs: &OwnedFd) -> Result<Ebpf, LoadError> {
     let wake_bytes = u64::from(options.ring_bytes / 4);
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global("SPACE", &space, true)
+    loader(bpffs)
         .override_global("WAKE_BYTES", &wake_bytes, true)
         .override_global("AYA_LOG_LEVEL", &options.log_level, false)
         .map_max_entries("RECORDS", options.ring_bytes)
-        .verifier_log_level(VerifierLogLevel::DISABLE);
+        .load(OBSERVER)
+        .map_err(LoadError::Object)
+}
+
+/// The entries of a namespace, with the way to the observing program. They are not loaded yet.
+fn load_entries(bpffs: &OwnedFd, space: u32, observer: &mut Ebpf) -> Result<Ebpf, LoadError> {
+    let mut entries =
+        loader(bpffs).override_global("SPACE", &space, true).load(ENTRY).map_err(LoadError::Object)?;
+    let refused = |source| LoadError::Program { name: OBSERVING, source };
+    let target = program_of(observer, OBSERVING)?.fd().map_err(refused)?;
+    let error = |source| LoadError::Map { name: "OBSERVER", source };
+    let way = entries.map_mut("OBSERVER").ok_or(LoadError::Missing("OBSERVER"))?;
+    ProgramArray::try_from(way).map_err(error)?.set(0, target, 0).map_err(error)?;
+    Ok(entries)
+}
+
+fn loader(bpffs: &OwnedFd) -> EbpfLoader<'_> {
+    let directory = PathBuf::from(format!("/proc/self/fd/{}", bpffs.as_raw_fd()));
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::DISABLE);
     for map in SHARED_MAPS {
         loader.map_pin_path(map, directory.join(map));
     }
-    loader.load(OBJECT).map_err(LoadError::Object)
+    loader
+}
+
+fn program_of<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+    let program = object.program_mut(name).ok_or(LoadError::Missing(name))?;
+    program.try_into().map_err(|source| LoadError::Program { name, source })
 }

@@ -83,7 +83,7 @@ impl Devices {
                 continue;
             }
             match observer.observe(device, monotonic_ns()) {
-                Ok(_) => {}
+                Ok(()) => {}
                 // It went between the look and the attach; the link watch tells the rest.
                 Err(AttachError::DeviceGone) => {}
                 Err(error) => self.complain(device, &error),

@@ -15,11 +15,13 @@ use super::looks::{Looks, SETTLE};
 use super::select::Selection;
 use super::site::Site;
 use super::wanted::{ends_of, filter_of, pods_of, resolve, scope_of};
+use crate::agent::attach::{AttachError, AttachMode};
 use crate::agent::observer::{Losses, Observer, ObserverOptions};
 use crate::agent::preflight;
 use crate::agent::programs::{LoadOptions, Outcomes};
 use crate::app::{Failure, notice};
 use crate::cli::{HookArgs, InventoryArgs, SelectionArgs};
+use crate::host::kernel::{Feature, Kernel};
 use crate::host::links::LinkEvent;
 use crate::host::plan::plan_points;
 use crate::host::survey::{ProblemKind, Survey};
@@ -54,18 +56,26 @@ pub enum Happening {
     Records(Vec<HopRecord>),
 }
 
-pub(super) fn check_preflight() -> Result<preflight::Shortcomings, Failure> {
+pub(super) fn check_preflight() -> Result<Kernel, Failure> {
     preflight::check().map_err(|error| Failure::Failed(error.to_string()))
 }
 
-/// Says what this kernel lacks and what the selection means, and gives both the selection and what it was made from.
+/// All that observing starts from.
+pub(super) struct Prepared {
+    kernel: Kernel,
+    pub(super) site: Site,
+    pub(super) selection: Selection,
+}
+
+/// Checks what this kernel has, reads the inventory, and says what the selection means.
 pub(super) fn prepare(
     inventory: &InventoryArgs,
     asked: &SelectionArgs,
     hooks: &HookArgs,
-) -> Result<(Site, Selection), Failure> {
-    for shortcoming in check_preflight()? {
-        notice(&format!("note: {shortcoming}"));
+) -> Result<Prepared, Failure> {
+    let kernel = check_preflight()?;
+    if hooks.attach == AttachMode::Tcx && !kernel.has(Feature::Tcx) {
+        return Err(Failure::Failed(AttachError::NoTcx.to_string()));
     }
     let site = Site::open(inventory.inventory.clone())?;
     let selection = site.names().with(|inventory| {
@@ -75,7 +85,7 @@ pub(super) fn prepare(
     for note in &selection.notes {
         notice(&format!("note: {note}"));
     }
-    Ok((site, selection))
+    Ok(Prepared { kernel, site, selection })
 }
 
 fn check_nodes(inventory: &Inventory, nodes: &[String]) -> Result<(), Failure> {
@@ -96,8 +106,8 @@ impl<'a> Observation<'a> {
     ///
     /// # Errors
     /// [`Failure`]; nothing of ours is attached then.
-    pub fn start(
-        (site, selection): (Site, Selection),
+    pub(super) fn start(
+        Prepared { kernel, site, selection }: Prepared,
         asked: &'a SelectionArgs,
         hooks: &'a HookArgs,
         emit: &mut impl FnMut(Event),
@@ -106,6 +116,7 @@ impl<'a> Observation<'a> {
             attach: hooks.attach,
             load: LoadOptions { ring_bytes: hooks.ring_bytes, log_level: hooks.program_log as u8 },
             vxlan_port: hooks.vxlan_port,
+            has_tcx: kernel.has(Feature::Tcx),
         };
         let (mut observer, records) =
             Observer::start(options).map_err(|error| Failure::Failed(error.to_string()))?;

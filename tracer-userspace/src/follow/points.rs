@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::io::{self, BufWriter, Write as _};
 
 use super::observation::check_preflight;
-use super::wanted::resolve;
 use super::site::Site;
+use super::wanted::resolve;
 use crate::app::{Failure, notice};
 use crate::cli::{Format, PointsArgs, SelectionArgs};
+use crate::host::kernel::Feature;
 use crate::host::netns::NetnsId;
 use crate::host::plan::{PlannedDevice, Scope, plan_points};
 use crate::host::programs::{self, DevicePrograms};
@@ -20,9 +21,7 @@ use crate::trajectory::model::Direction;
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &PointsArgs) -> Result<(), Failure> {
-    for shortcoming in check_preflight()? {
-        notice(&format!("note: {shortcoming}"));
-    }
+    let kernel = check_preflight()?;
     let site = Site::open(args.source.inventory.inventory.clone())?;
     let scope = scope(args, &site)?;
     let planned = plan_points(site.survey(), &scope);
@@ -30,15 +29,19 @@ pub fn run(args: &PointsArgs) -> Result<(), Failure> {
     let mut rows = Vec::with_capacity(planned.len() * 2);
     for device in &planned {
         let Some(on_device) = programs.get(&device.key()) else { continue };
-        let wanted = if on_device.has_tcx { Attachment::Tcx } else { Attachment::Clsact };
         for direction in [Direction::Ingress, Direction::Egress] {
+            let wanted = match direction {
+                _ if !kernel.has(Feature::Tcx) => Attachment::Clsact,
+                Direction::Ingress if on_device.is_netkit => Attachment::Netkit,
+                _ => Attachment::Tcx,
+            };
             rows.push(PointRow::new(device, direction, on_device, wanted));
         }
     }
     let mut out = BufWriter::new(io::stdout().lock());
     match args.output {
-        Format::Text => write_text(&mut out, &rows, terminal_width())?,
-        Format::Json => write_json(&mut out, &rows)?,
+        Format::Text => write_text(&mut out, &rows, &kernel, terminal_width())?,
+        Format::Json => write_json(&mut out, &rows, &kernel)?,
     }
     out.flush()?;
     tell_problems(&site, &scope);

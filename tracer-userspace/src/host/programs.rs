@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
+use super::btf::Btf;
 use super::filters;
 use super::netlink::Connection;
 use super::netns::Netns;
 use crate::trajectory::model::Direction;
 
-mod bpf;
-mod btf;
+pub(crate) mod bpf;
 
 /// How the names of tracer's own programs begin.
 pub const OWN_PREFIX: &str = "tracer_";
@@ -90,8 +90,8 @@ pub struct DevicePrograms {
     pub egress: Vec<HookProgram>,
     /// What runs on packets that the pod sends into the netkit pair, before this device's ingress.
     pub netkit_peer: Vec<HookProgram>,
-    /// Whether the kernel has TCX (6.6).
-    pub has_tcx: bool,
+    /// Whether the device is the node's end of a netkit pair.
+    pub is_netkit: bool,
 }
 
 impl DevicePrograms {
@@ -134,7 +134,7 @@ pub fn of_devices(netns: &Netns, ifindexes: &[u32]) -> Result<HashMap<u32, Devic
         let mut egress = hook(TC_H_EGRESS, &attached.tcx_egress)?;
         egress.extend(infos.all(Mechanism::NetkitPrimary, &attached.netkit_primary)?);
         let netkit_peer = infos.all(Mechanism::NetkitPeer, &attached.netkit_peer)?;
-        found.insert(ifindex, DevicePrograms { ingress, egress, netkit_peer, has_tcx: attached.has_tcx });
+        found.insert(ifindex, DevicePrograms { ingress, egress, netkit_peer, is_netkit: attached.is_netkit });
     }
     Ok(found)
 }
@@ -145,7 +145,7 @@ struct Attached {
     tcx_egress: Vec<u32>,
     netkit_primary: Vec<u32>,
     netkit_peer: Vec<u32>,
-    has_tcx: bool,
+    is_netkit: bool,
 }
 
 /// Must run inside the namespace: the kernel looks an ifindex up in that of the calling thread.
@@ -158,13 +158,13 @@ fn query_device(netns: &Netns, ifindex: u32) -> Result<Attached, ProgramsError> 
             source,
         })
     };
-    let ingress = query("TCX ingress", bpf::TCX_INGRESS)?;
+    let netkit_peer = query("netkit", bpf::NETKIT_PEER)?;
     Ok(Attached {
-        has_tcx: ingress.is_some(),
-        tcx_ingress: ingress.unwrap_or_default(),
+        tcx_ingress: query("TCX ingress", bpf::TCX_INGRESS)?.unwrap_or_default(),
         tcx_egress: query("TCX egress", bpf::TCX_EGRESS)?.unwrap_or_default(),
         netkit_primary: query("netkit", bpf::NETKIT_PRIMARY)?.unwrap_or_default(),
-        netkit_peer: query("netkit", bpf::NETKIT_PEER)?.unwrap_or_default(),
+        is_netkit: netkit_peer.is_some(),
+        netkit_peer: netkit_peer.unwrap_or_default(),
     })
 }
 
@@ -265,7 +265,8 @@ fn read_info(id: u32) -> io::Result<Info> {
 
 fn full_name(program: &bpf::Program, info: &bpf::ProgramInfo) -> io::Result<Option<String>> {
     let Some(type_id) = bpf::first_function(program, info)? else { return Ok(None) };
-    Ok(btf::function_name(&bpf::btf(info.btf_id)?, type_id))
+    let bytes = bpf::btf(info.btf_id)?;
+    Ok(Btf::read(&bytes).and_then(|btf| btf.function_name(type_id)))
 }
 
 /// The wall time of a moment of CLOCK_BOOTTIME, nanoseconds.

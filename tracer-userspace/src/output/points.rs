@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::host::kernel::Kernel;
 use crate::host::plan::PlannedDevice;
 use crate::host::programs::{DevicePrograms, HookProgram, Mechanism};
 use crate::trajectory::model::{DeviceRole, Direction};
@@ -21,6 +22,7 @@ pub const DEFAULT_WIDTH: u16 = 96;
 pub enum Attachment {
     Tcx,
     Clsact,
+    Netkit,
     None,
 }
 
@@ -47,6 +49,8 @@ pub struct PointRow {
     pub place: Option<usize>,
     /// Everything on the hook in running order, tracer's own included.
     pub programs: Vec<ProgramRow>,
+    /// What passes here without being seen by tracer, and why.
+    pub blind: Option<String>,
     /// Why this device, and how the pod's network namespace was found.
     pub evidence: String,
 }
@@ -79,18 +83,19 @@ impl PointRow {
         programs: &DevicePrograms,
         wanted: Attachment,
     ) -> Self {
-        let mut rows: Vec<ProgramRow> = programs.on(direction).iter().map(ProgramRow::new).collect();
-        let place = rows.iter().position(|program| program.ours);
-        let mechanism = match place.map(|place| rows[place].mechanism) {
-            Some("tcx") => Attachment::Tcx,
-            Some(_) => Attachment::Clsact,
+        // What runs where a pod transmits into its netkit pair runs before this ingress.
+        let on_pair: &[HookProgram] =
+            if direction == Direction::Ingress { &programs.netkit_peer } else { &[] };
+        let in_order = || on_pair.iter().chain(programs.on(direction));
+        let place = in_order().position(HookProgram::is_ours);
+        let mechanism = match place.and_then(|place| in_order().nth(place)).map(|ours| ours.mechanism) {
+            Some(Mechanism::Tcx) => Attachment::Tcx,
+            Some(Mechanism::Clsact { .. }) => Attachment::Clsact,
+            Some(Mechanism::NetkitPeer | Mechanism::NetkitPrimary) => Attachment::Netkit,
             None => wanted,
         };
-        // Programs on the pod's side of a netkit pair run before the packet reaches this ingress.
-        if direction == Direction::Ingress {
-            rows.splice(0..0, programs.netkit_peer.iter().map(ProgramRow::new));
-        }
-        let place = rows.iter().position(|program| program.ours).map(|place| place + 1);
+        let rows: Vec<ProgramRow> = in_order().map(ProgramRow::new).collect();
+        let place = place.map(|place| place + 1);
         Self {
             node: device.node.to_string(),
             pod: device.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name)),
@@ -104,6 +109,7 @@ impl PointRow {
             mechanism,
             attached: place.is_some(),
             place,
+            blind: blind_spot(device, direction, programs, mechanism),
             programs: rows,
             evidence: device.evidence.clone(),
         }
@@ -114,6 +120,7 @@ impl PointRow {
         let mechanism = match self.mechanism {
             Attachment::Tcx => "tcx",
             Attachment::Clsact => "clsact",
+            Attachment::Netkit => "netkit",
             Attachment::None => return "cannot attach".to_owned(),
         };
         match self.place {
@@ -127,6 +134,38 @@ impl PointRow {
             self.programs.iter().filter(|program| !program.ours).map(ProgramRow::describe).collect();
         if others.is_empty() { "-".to_owned() } else { others.join("\n") }
     }
+}
+
+/// A point behind a program that may end the chain, if it is one. `mechanism` is ours.
+fn blind_spot(
+    device: &PlannedDevice,
+    direction: Direction,
+    programs: &DevicePrograms,
+    mechanism: Attachment,
+) -> Option<String> {
+    let first_of = |programs: &[HookProgram], kind| {
+        programs
+            .iter()
+            .find(|program| program.mechanism == kind && !program.is_ours())
+            .map(HookProgram::clone)
+    };
+    if direction == Direction::Ingress && mechanism != Attachment::Netkit {
+        if let Some(program) = first_of(&programs.netkit_peer, Mechanism::NetkitPeer) {
+            return Some(format!(
+                "{} runs on the netkit pair, before tracer here: what it redirects is not seen",
+                program.name
+            ));
+        }
+        // The pair's programs can then be read in the pod's namespace only.
+        if &*device.link.kind == "netkit" && device.role == DeviceRole::PodPeer && !programs.is_netkit {
+            return Some(
+                "not the primary of its netkit pair: what a program of the pair redirects is not seen"
+                    .to_owned(),
+            );
+        }
+    }
+    let tcx = first_of(programs.on(direction), Mechanism::Tcx).filter(|_| mechanism == Attachment::Clsact)?;
+    Some(format!("{} is a TCX program, before tracer's legacy filter: what it decides is not seen", tcx.name))
 }
 
 impl ProgramRow {
@@ -162,13 +201,14 @@ impl ProgramRow {
     }
 }
 
-/// Writes the points for people, grouped by node and network namespace, at most `width` columns wide.
+/// Writes the points for people, grouped by node and network namespace, at most `width` columns wide; then what the
+/// kernel lacks.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_text(out: &mut impl Write, rows: &[PointRow], width: u16) -> io::Result<()> {
+pub fn write_text(out: &mut impl Write, rows: &[PointRow], kernel: &Kernel, width: u16) -> io::Result<()> {
     if rows.is_empty() {
-        return writeln!(out, "no observation points");
+        return writeln!(out, "no observation points\n\n{kernel}");
     }
     let mut groups: Vec<Vec<&PointRow>> = Vec::new();
     for row in rows {
@@ -193,7 +233,8 @@ pub fn write_text(out: &mut impl Write, rows: &[PointRow], width: u16) -> io::Re
         "\n{} observation points on {} devices; tracer is attached to {attached} (in brackets: how it would be)",
         rows.len(),
         count_devices(rows)
-    )
+    )?;
+    writeln!(out, "\n{kernel}")
 }
 
 fn count_devices(rows: &[PointRow]) -> usize {
@@ -239,6 +280,10 @@ fn write_group(out: &mut impl Write, group: &[&PointRow], width: u16) -> io::Res
     for row in group.iter().filter(|row| device.replace(row.ifindex) != Some(row.ifindex)) {
         writeln!(out, "  {}: {}", row.device, row.evidence)?;
     }
+    for row in group {
+        let Some(blind) = &row.blind else { continue };
+        writeln!(out, "  {} {}: blind spot: {blind}", row.device, direction(row))?;
+    }
     Ok(())
 }
 
@@ -264,14 +309,15 @@ const fn direction(row: &PointRow) -> &'static str {
 #[derive(Serialize)]
 struct Document<'a> {
     schema: &'static str,
+    kernel: &'a Kernel,
     points: &'a [PointRow],
 }
 
-/// Writes one JSON object with all points.
+/// Writes one JSON object with the kernel and all points.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_json(out: &mut impl Write, rows: &[PointRow]) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &Document { schema: "tracer.points/v1", points: rows })?;
+pub fn write_json(out: &mut impl Write, rows: &[PointRow], kernel: &Kernel) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &Document { schema: "tracer.points/v1", kernel, points: rows })?;
     writeln!(out)
 }

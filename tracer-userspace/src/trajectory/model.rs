@@ -119,7 +119,7 @@ pub struct ObservationPoint {
     /// Full names of other BPF programs on this hook, in running order.
     pub foreign_programs: Vec<Arc<str>>,
     /// The program that runs before ours and may end the chain, so that we see nothing here: full name. Only where
-    /// ours is a legacy filter and that one is TCX.
+    /// ours is a legacy filter and that one TCX, or that one sits on a netkit pair and ours could not.
     pub hidden_by: Option<Arc<str>>,
 }
 

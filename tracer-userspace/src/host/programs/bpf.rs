@@ -8,10 +8,10 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-pub(super) const TCX_INGRESS: u32 = 46;
-pub(super) const TCX_EGRESS: u32 = 47;
+pub(crate) const TCX_INGRESS: u32 = 46;
+pub(crate) const TCX_EGRESS: u32 = 47;
 pub(super) const NETKIT_PRIMARY: u32 = 54;
-pub(super) const NETKIT_PEER: u32 = 55;
+pub(crate) const NETKIT_PEER: u32 = 55;
 
 /// Most characters that the kernel keeps of a program's name.
 pub(super) const NAME_LENGTH: usize = 15;
@@ -130,6 +130,19 @@ pub(super) fn query(ifindex: u32, attach_type: u32) -> io::Result<Option<Vec<u32
             Some(libc::EINVAL | libc::ENXIO | libc::EACCES | libc::EOPNOTSUPP | libc::ENOENT) => Ok(None),
             _ => Err(error),
         },
+    }
+}
+
+/// Whether the kernel knows an attach type for devices: it says something else than "invalid" when asked for the
+/// programs of the loopback device.
+pub(in crate::host) fn knows(attach_type: u32) -> io::Result<bool> {
+    const LOOPBACK: u32 = 1;
+    let mut attr = QueryAttr { target_ifindex: LOOPBACK, attach_type, ..QueryAttr::default() };
+    // SAFETY: there is room for no id, so that BPF_PROG_QUERY writes into `attr` only.
+    match unsafe { call(BPF_PROG_QUERY, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        Err(error) => Ok(error.raw_os_error() != Some(libc::EINVAL)),
     }
 }
 

@@ -1,4 +1,5 @@
 use super::{Attachment, DEFAULT_WIDTH, PointRow, ProgramRow, write_json, write_text};
+use crate::host::kernel::{Feature, Kernel};
 use crate::trajectory::model::{DeviceRole, Direction};
 
 fn row(device: &str, ifindex: u32, direction: Direction, role: DeviceRole) -> PointRow {
@@ -16,6 +17,7 @@ fn row(device: &str, ifindex: u32, direction: Direction, role: DeviceRole) -> Po
         attached: false,
         place: None,
         programs: Vec::new(),
+        blind: None,
         evidence: "has the node's address 10.135.0.11".to_owned(),
     }
 }
@@ -31,6 +33,10 @@ fn program(name: &str, id: u32, ours: bool) -> ProgramRow {
         handle: None,
         ours,
     }
+}
+
+fn kernel() -> Kernel {
+    Kernel::made_up("6.18.44", |feature| feature != Feature::Netkit)
 }
 
 fn rows() -> Vec<PointRow> {
@@ -63,7 +69,10 @@ fn rows() -> Vec<PointRow> {
             ],
             ..pod(row("lxced3096cb2cb1", 257, Direction::Ingress, DeviceRole::PodPeer))
         },
-        pod(row("lxced3096cb2cb1", 257, Direction::Egress, DeviceRole::PodPeer)),
+        PointRow {
+            blind: Some("cil_to_container is a TCX program".to_owned()),
+            ..pod(row("lxced3096cb2cb1", 257, Direction::Egress, DeviceRole::PodPeer))
+        },
         inside(row("eth0", 256, Direction::Ingress, DeviceRole::PodInterface)),
         inside(row("eth0", 256, Direction::Egress, DeviceRole::PodInterface)),
     ]
@@ -71,7 +80,7 @@ fn rows() -> Vec<PointRow> {
 
 fn text(width: u16) -> String {
     let mut out = Vec::new();
-    write_text(&mut out, &rows(), width).unwrap();
+    write_text(&mut out, &rows(), &kernel(), width).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -82,7 +91,9 @@ fn points_are_grouped_by_namespace_with_the_programs_in_full() {
 
 #[test]
 fn the_table_fits_a_terminal_of_eighty_columns() {
-    for line in text(80).lines().filter(|line| line.starts_with("  ")) {
+    let text = text(80);
+    let tables = text.lines().take_while(|line| !line.contains("observation points on"));
+    for line in tables.filter(|line| line.starts_with("  ")) {
         assert!(line.chars().count() <= 80, "{line}");
     }
 }
@@ -90,10 +101,16 @@ fn the_table_fits_a_terminal_of_eighty_columns() {
 #[test]
 fn json_has_its_schema_and_every_field() {
     let mut out = Vec::new();
-    write_json(&mut out, &rows()).unwrap();
+    write_json(&mut out, &rows(), &kernel()).unwrap();
     let document: serde_json::Value = serde_json::from_slice(&out).unwrap();
 
     assert_eq!(document["schema"], "tracer.points/v1");
+    assert_eq!(
+        (&document["kernel"]["release"], &document["kernel"]["tcx"]),
+        (&"6.18.44".into(), &true.into())
+    );
+    assert_eq!(document["kernel"]["netkit"], false);
+    assert!(document["points"][0]["blind"].is_null());
     let point = &document["points"][2];
     assert_eq!(point["device"], "lxced3096cb2cb1");
     assert_eq!(point["direction"], "ingress");
@@ -107,7 +124,8 @@ fn json_has_its_schema_and_every_field() {
 #[test]
 fn no_points_is_said() {
     let mut out = Vec::new();
-    write_text(&mut out, &[], 80).unwrap();
+    write_text(&mut out, &[], &kernel(), 80).unwrap();
 
-    assert_eq!(String::from_utf8(out).unwrap(), "no observation points\n");
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.starts_with("no observation points\n\nkernel 6.18.44\n  no netkit (Linux 6.7"), "{text}");
 }

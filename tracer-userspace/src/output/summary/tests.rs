@@ -1,6 +1,6 @@
 use serde_json::Value;
 
-use super::{LossTotals, Summary};
+use super::{LossTotals, StreamEnd, Summary};
 use crate::trajectory::testing::{CURL, HTTPBIN, ROUTED, SECOND, ping, two_nodes};
 
 fn of_a_few_pings() -> Summary {

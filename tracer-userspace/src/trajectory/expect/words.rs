@@ -31,9 +31,7 @@ impl Absent {
                 format!("passed by with {mechanism} ({program} on {device})")
             }
             Why::Hidden { program } => {
-                format!(
-                    "hidden by {program}, a TCX program: it runs before our legacy filter and ends the chain"
-                )
+                format!("hidden by {program}, which runs before our program here and ends the chain")
             }
             Why::NotAttachedYet => "not observed yet when the packet passed".to_owned(),
             Why::NodeNotObserved => "nothing is observed on that node".to_owned(),

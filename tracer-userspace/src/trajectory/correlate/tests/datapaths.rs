@@ -191,8 +191,8 @@ fn hooks_hidden_behind_a_tcx_program_are_explained_and_not_expected() {
     assert_eq!(
         reasons,
         [
-            "hidden by cil_from_container, a TCX program: it runs before our legacy filter and ends the chain",
-            "hidden by cil_from_overlay, a TCX program: it runs before our legacy filter and ends the chain",
+            "hidden by cil_from_container, which runs before our program here and ends the chain",
+            "hidden by cil_from_overlay, which runs before our program here and ends the chain",
             "passed by with bpf_redirect_peer (cil_from_overlay on cilium_vxlan)",
         ]
     );

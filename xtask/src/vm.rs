@@ -1,0 +1,280 @@
+//! `cargo xtask vm`: the integration tests on stock Debian kernels, each in a virtual machine.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `pins` | what the machines are made of, from the root `Cargo.toml` |
+//! | `debian` | packages of other suites, without touching this system |
+//! | `kernel` | the newest stock kernel of a series |
+//! | `initramfs` | a machine's root file system |
+//! | `guest` | a running machine and its console |
+//! | `job` | what it runs, and what its console says about that |
+//! | `table` | the result: kernel by test group |
+//! | `facts` | what the tests found out about the kernels: the table in docs/kernels.md |
+
+mod debian;
+mod facts;
+mod guest;
+mod initramfs;
+mod job;
+mod kernel;
+mod pins;
+mod table;
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    cargo::{self, Executable},
+    process, setup,
+};
+
+use self::{
+    debian::{Archive, create_dir, write},
+    facts::Facts,
+    guest::Machine,
+    job::{Group, Outcome},
+    kernel::Kernel,
+    pins::Pins,
+    table::Column,
+};
+
+/// A machine that says nothing for so long hangs. The longest test takes a third of it.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// How many times longer than on this machine the tests wait: the processor is emulated.
+const TEST_PATIENCE: &str = "8";
+/// The first kernel with TCX, by Documentation/bpf of the kernel; what a machine really has is asserted by the tests.
+const FIRST_WITH_TCX: (u32, u32) = (6, 6);
+/// What the static programs are built for.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Crates with what runs in the machines.
+const PACKAGES: [&str; 3] = ["tracer", "tracer-lab", "tracer-integration"];
+
+/// Which machines and tests.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Series of kernels; all of the matrix if empty.
+    pub(crate) kernels: Vec<String>,
+    /// Only tests whose name contains this.
+    pub(crate) filter: Option<String>,
+    /// Write what the machines say into docs/kernels.md.
+    pub(crate) bless: bool,
+}
+
+/// Runs the matrix and prints its table.
+///
+/// # Errors
+/// When a test fails, a kernel breaks, or a machine hangs.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::run(false)?;
+    let pins = Pins::read()?;
+    let dir = ebpf_build::workspace_root().join("target/machines");
+    let kernels = kernels(&dir, &pins, options)?;
+    let programs = Programs::build(&dir)?;
+    let columns = run_all(&dir, &kernels, &programs, options)?;
+    let table = table::render(&columns);
+    println!("\n{table}");
+    let failed: Vec<_> =
+        columns.iter().filter(|column| !column.passed()).map(|column| column.kernel.as_str()).collect();
+    if !failed.is_empty() {
+        bail!("failed on Linux {}", failed.join(", "));
+    }
+    if options.kernels.is_empty() && options.filter.is_none() {
+        keep_page(&pins, &columns, options.bless)?;
+    }
+    if options.filter.is_some() && columns.iter().all(|column| column.outcomes.is_empty()) {
+        bail!("no test's name contains {:?}", options.filter.as_deref().unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Only the whole matrix can say what stands in the page.
+fn keep_page(pins: &Pins, columns: &[Column], bless: bool) -> Result<()> {
+    // The column's name is the matrix's, so that a newer 7.x does not change the page.
+    let heads = pins
+        .series
+        .iter()
+        .map(|series| if series.contains('.') { series.clone() } else { format!("{series}.x") });
+    let facts: Vec<_> = heads.zip(columns.iter().map(|column| &column.facts)).collect();
+    let versions: String =
+        columns.iter().map(|column| format!("{}: Debian's {}\\\n", column.kernel, column.version)).collect();
+    facts::keep_page(&facts::table(&facts), &versions, bless)
+}
+
+/// A kernel and the initramfs that it boots.
+struct Bootable {
+    kernel: Kernel,
+    initramfs: PathBuf,
+}
+
+fn kernels(dir: &Path, pins: &Pins, options: &Options) -> Result<Vec<Bootable>> {
+    let series = if options.kernels.is_empty() { &pins.series } else { &options.kernels };
+    let archive = Archive::open(&dir.join("apt-kernels"), pins, &pins.kernel_suites)?;
+    let kernels =
+        series.iter().map(|series| Kernel::get(&archive, dir, series)).collect::<Result<Vec<_>>>()?;
+    let archive = Archive::open(&dir.join("apt-userland"), pins, std::slice::from_ref(&pins.userland_suite))?;
+    let packages = archive.resolve(&pins.userland)?;
+    let userland = initramfs::userland(dir, &archive.fetch(&dir.join("debs-userland"), &packages)?)?;
+    kernels
+        .into_iter()
+        .map(|kernel| {
+            let initramfs = initramfs::make(dir, &kernel, &userland, pins)?;
+            Ok(Bootable { kernel, initramfs })
+        })
+        .collect()
+}
+
+/// The static programs, in the directory that the machines share.
+struct Programs {
+    dir: PathBuf,
+    harnesses: Vec<(String, PathBuf)>,
+}
+
+impl Programs {
+    fn build(dir: &Path) -> Result<Self> {
+        eprintln!("vm: building the programs for the machines");
+        let mut arguments = vec!["build", "--profile", "vm", "--target", TARGET, "--bins", "--tests"];
+        arguments.extend(PACKAGES.iter().flat_map(|package| ["--package", package]));
+        let built = cargo::build_with(arguments, &[("RUSTFLAGS", "-C target-feature=+crt-static")])?;
+        let shared = dir.join("programs");
+        if shared.exists() {
+            fs::remove_dir_all(&shared).context("cannot empty the directory of programs")?;
+        }
+        create_dir(&shared)?;
+        let integration = ebpf_build::workspace_root().join("tests/integration");
+        let mut harnesses = Vec::new();
+        for Executable { name, crate_dir, is_test, path } in &built {
+            let is_harness = *is_test && *crate_dir == integration && path_is_of_tests_dir(path, name);
+            if !is_harness && *is_test {
+                continue;
+            }
+            // Debug information is read over 9p and never used there.
+            let target = shared.join(name);
+            process::run(Command::new("objcopy").arg("--strip-debug").arg(path).arg(&target))?;
+            if is_harness {
+                harnesses.push((name.clone(), target));
+            }
+        }
+        harnesses.sort();
+        Ok(Self { dir: shared, harnesses })
+    }
+
+    /// What a kernel runs: every test program, once for each way to attach that the kernel has.
+    fn groups(&self, kernel: &Kernel, filter: Option<&str>) -> Vec<Group> {
+        let attaches: &[&str] =
+            if kernel.numbers() >= FIRST_WITH_TCX { &["tcx", "clsact"] } else { &["clsact"] };
+        let mut groups = Vec::new();
+        for (name, path) in &self.harnesses {
+            if !has_test(path, filter) {
+                continue;
+            }
+            for attach in attaches {
+                let variables = [
+                    ("TRACER_BIN", "/programs/tracer"),
+                    ("TRACER_ATTACH", attach),
+                    ("TRACER_PATIENCE", TEST_PATIENCE),
+                    ("TRACER_FACTS", "/job/facts"),
+                    ("RUST_BACKTRACE", "1"),
+                ];
+                groups.push(Group {
+                    name: format!("{name}, {attach}"),
+                    program: name.clone(),
+                    arguments: ["--test-threads=1"].into_iter().chain(filter).map(str::to_owned).collect(),
+                    variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+                });
+            }
+        }
+        groups
+    }
+}
+
+/// Unit tests of the library have the crate's name and no packets.
+fn path_is_of_tests_dir(_path: &Path, name: &str) -> bool {
+    name != "tracer_integration"
+}
+
+fn has_test(harness: &Path, filter: Option<&str>) -> bool {
+    let listed = process::output(Command::new(harness).args(["--list", "--format=terse"]).args(filter));
+    listed.is_some_and(|tests| !tests.trim().is_empty())
+}
+
+/// Runs as many machines at a time as there are processors, the slowest kernels first.
+fn run_all(dir: &Path, kernels: &[Bootable], programs: &Programs, options: &Options) -> Result<Vec<Column>> {
+    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    let queue: Mutex<VecDeque<usize>> = Mutex::new((0..kernels.len()).collect());
+    let columns = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..at_once.min(kernels.len()) {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(index) = next else { break };
+                    let column = run_one(dir, &kernels[index], programs, options);
+                    columns.lock().unwrap_or_else(PoisonError::into_inner).push((index, column));
+                }
+            });
+        }
+    });
+    let mut columns = columns.into_inner().unwrap_or_else(PoisonError::into_inner);
+    columns.sort_by_key(|(index, _)| *index);
+    Ok(columns.into_iter().map(|(_, column)| column).collect())
+}
+
+/// What goes wrong with a machine is part of its column: the others go on.
+fn run_one(dir: &Path, bootable: &Bootable, programs: &Programs, options: &Options) -> Column {
+    let kernel = &bootable.kernel;
+    let started = Instant::now();
+    let result = try_run(dir, bootable, programs, options);
+    let ((outcomes, facts), problem) = match result {
+        Ok(told) => (told, None),
+        Err(error) => {
+            eprintln!("vm: Linux {}: {error:#}", kernel.release);
+            (Default::default(), Some(format!("{error:#}")))
+        }
+    };
+    let (kernel, version) = (kernel.series(), kernel.version.clone());
+    Column { kernel, version, outcomes, facts, problem, took: started.elapsed() }
+}
+
+fn try_run(
+    dir: &Path,
+    bootable: &Bootable,
+    programs: &Programs,
+    options: &Options,
+) -> Result<(Vec<Outcome>, Facts)> {
+    let kernel = &bootable.kernel;
+    let groups = programs.groups(kernel, options.filter.as_deref());
+    let job = dir.join(format!("job-{}", kernel.release));
+    if job.exists() {
+        fs::remove_dir_all(&job).context("cannot empty the job's directory")?;
+    }
+    create_dir(&job)?;
+    write(&job.join("run"), job::script(&groups))?;
+    let name = format!("Linux {}", kernel.series());
+    let mut guest = Machine {
+        name: &name,
+        vmlinux: &bootable.kernel.vmlinux,
+        initramfs: &bootable.initramfs,
+        programs: &programs.dir,
+        job: &job,
+        more: Vec::new(),
+        patience: PATIENCE,
+    }
+    .start()?;
+    let started = Instant::now();
+    let outcomes = job::follow(&mut guest, |line| {
+        eprintln!("[{name} {:>4.0} s] {line}", started.elapsed().as_secs_f64());
+    })?;
+    if outcomes.iter().any(|outcome| !outcome.passed) {
+        eprintln!("{name}: {}", guest.shown_console());
+    }
+    Ok((outcomes, facts::read(&job.join("facts"))?))
+}
