@@ -14,7 +14,7 @@ const BULK: usize = 600_000;
 
 #[test]
 fn a_packet_that_the_wire_cuts_is_one_trajectory_with_all_its_bytes() {
-    for topology in Topology::ALL {
+    for topology in Topology::EVERYWHERE {
         let lab = lab(topology).unwrap();
         let (curl, server) = (lab.pod("curl"), lab.pod("httpbin"));
         let web = server.serve_http(80).unwrap();
@@ -36,7 +36,7 @@ fn a_packet_that_the_wire_cuts_is_one_trajectory_with_all_its_bytes() {
 
 #[test]
 fn every_fragment_of_a_datagram_is_followed_as_itself() {
-    for topology in Topology::ALL {
+    for topology in Topology::EVERYWHERE {
         let lab = lab(topology).unwrap();
         let (curl, server) = (lab.pod("curl"), lab.pod("httpbin"));
         let _sink = server.udp_sink(9000).unwrap();

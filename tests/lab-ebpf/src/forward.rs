@@ -21,6 +21,10 @@ static TUNNEL_IFINDEX: u32 = 0;
 #[unsafe(no_mangle)]
 static HOST_ROUTING: u32 = 0;
 
+/// Not zero: pods are on netkit pairs, whose programs do not run at ingress. Set at load.
+#[unsafe(no_mangle)]
+static PODS_ON_NETKIT: u32 = 0;
+
 #[map(name = "cilium_lxc")]
 static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(1024, 0);
 
@@ -66,8 +70,13 @@ pub fn deliver(ctx: &TcContext, packet: &Packet, stage: Stage) -> Option<i32> {
     {
         return Some(TC_ACT_SHOT);
     }
-    // redirect_peer is for ingress hooks only; cilium_host runs at egress.
-    let peer = stage != Stage::FromHost && global(&HOST_ROUTING) != 0;
+    // redirect_peer is for ingress hooks only; cilium_host runs at egress, and so does what a pod sends by netkit.
+    let at_ingress = match stage {
+        Stage::FromContainer => global(&PODS_ON_NETKIT) == 0,
+        Stage::FromHost => false,
+        Stage::FromOverlay => true,
+    };
+    let peer = at_ingress && global(&HOST_ROUTING) != 0;
     if peer && stage == Stage::FromOverlay {
         // The tunnel device took the packet for another machine's, by its MAC address; redirect_peer does not look
         // again, and the pod's stack would drop it (newer kernels are lenient with NOARP devices). Cilium does it too.

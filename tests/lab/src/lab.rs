@@ -12,9 +12,10 @@ use crate::foreign::{Direction, Foreign, ForeignProgram};
 use crate::inventory;
 use crate::netlink;
 use crate::netns::{self, Netns};
+use crate::options::{KubeProxy, Options, Topology};
 use crate::plan::{
-    self, LATER_PODS, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, StandIns, Topology, later_pod,
-    reference_pods, reference_services,
+    self, LATER_PODS, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, later_pod, reference_pods,
+    reference_services,
 };
 use crate::service;
 use crate::topology::{self, Datapath};
@@ -23,6 +24,7 @@ use crate::wire;
 /// Two nodes and their pods in network namespaces, joined by a wire. Dropping it removes everything.
 pub struct Lab {
     topology: Topology,
+    kube_proxy: KubeProxy,
     prefix: String,
     nodes: Vec<Node>,
     pods: Vec<Pod>,
@@ -52,15 +54,22 @@ impl Lab {
     /// # Errors
     /// Without root, or where the kernel or a tool (nft) lacks something; the message names it.
     pub fn build(topology: Topology) -> Result<Self> {
-        Self::build_with(topology, StandIns::default())
+        Self::build_with(topology, Options::default())
     }
 
-    /// As [`Lab::build`], with a choice of where the stand-ins sit; topologies without them are the same.
+    /// As [`Lab::build`], with a choice of where the stand-ins sit and how Services are done.
     ///
     /// # Errors
     /// As [`Lab::build`].
-    pub fn build_with(topology: Topology, stand_ins: StandIns) -> Result<Self> {
+    pub fn build_with(topology: Topology, options: impl Into<Options>) -> Result<Self> {
+        let Options { stand_ins, kube_proxy } = options.into();
         netns::sweep();
+        if let Some(lack) = topology.lacking()? {
+            bail!("cannot build topology {topology}: {lack}");
+        }
+        if let Some(lack) = kube_proxy.lacking()? {
+            bail!("cannot do Services in kube-proxy's mode {kube_proxy}: {lack}");
+        }
         let prefix = netns::unique_prefix();
         let nodes = NODES
             .iter()
@@ -73,6 +82,7 @@ impl Lab {
         let datapath = topology::build(topology, stand_ins, &nodes)?;
         let mut lab = Self {
             topology,
+            kube_proxy,
             prefix,
             nodes,
             pods: Vec::new(),
@@ -313,7 +323,9 @@ impl Lab {
     }
 
     fn apply_services(&self) -> Result<()> {
-        self.nodes.iter().try_for_each(|node| service::apply(node, &self.services, &self.pods))
+        self.nodes
+            .iter()
+            .try_for_each(|node| service::apply(self.kube_proxy, node, &self.services, &self.pods))
     }
 }
 

@@ -19,11 +19,13 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | `options` | topologies, kube-proxy's modes |
+//! | `needs` | what a kernel lacks for them |
 //! | `plan` | names, addresses and MAC addresses; Services |
 //! | `lab` | the lab, its nodes and pods |
 //! | `netns`, `netlink` | namespaces, and what is configured in them |
 //! | `wire`, `topology` | the wire between the nodes; one file per kind of CNI |
-//! | `service` | nftables rules in place of kube-proxy |
+//! | `service` | what kube-proxy makes of Services, in each of its modes |
 //! | `traffic` | curl, HTTP, DNS, ping, UDP floods |
 //! | `capture` | what really passed every device |
 //! | `foreign` | programs of others at tc and TCX hooks |
@@ -35,8 +37,10 @@ mod capture;
 mod foreign;
 mod inventory;
 mod lab;
+mod needs;
 mod netlink;
 mod netns;
+mod options;
 mod plan;
 mod service;
 mod topology;
@@ -47,7 +51,8 @@ pub use crate::capture::{Capture, Captured, CapturedPacket};
 pub use crate::foreign::{Direction, Foreign, ForeignHook, ForeignProgram, ForeignVerdict};
 pub use crate::lab::{Lab, Node, Pod};
 pub use crate::netns::Netns;
-pub use crate::plan::{Mac, Protocol, Service, ServicePort, StandIns, Topology};
+pub use crate::options::{KubeProxy, Options, StandIns, Topology};
+pub use crate::plan::{Mac, Protocol, Service, ServicePort};
 pub use crate::traffic::{
     CurlOutput, DnsRecords, DnsServer, Flood, HttpServer, PingReport, RecordType, UdpSink,
 };

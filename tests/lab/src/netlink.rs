@@ -1,5 +1,7 @@
 //! Links, addresses, routes and neighbours of one namespace, through rtnetlink.
 
+mod tunnels;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
@@ -73,12 +75,14 @@ pub(crate) struct Route {
     onlink: bool,
     source: Option<IpAddr>,
     mtu: Option<u32>,
+    table: u32,
 }
 
 impl Route {
     pub(crate) fn to(destination: impl Into<IpAddr>, prefix_len: u8, device: u32) -> Self {
         let destination = destination.into();
-        Self { destination, prefix_len, device, via: None, onlink: false, source: None, mtu: None }
+        let table = u32::from(RouteHeader::RT_TABLE_MAIN);
+        Self { destination, prefix_len, device, via: None, onlink: false, source: None, mtu: None, table }
     }
 
     /// The default route of the family of `like`.
@@ -110,10 +114,16 @@ impl Route {
         self
     }
 
+    /// In another table than the main one.
+    pub(crate) fn table(mut self, table: u32) -> Self {
+        self.table = table;
+        self
+    }
+
     fn message(&self) -> RouteMessage {
         let mut message = RouteMessage::default();
         let header = &mut message.header;
-        header.table = RouteHeader::RT_TABLE_MAIN;
+        header.table = RouteHeader::RT_TABLE_UNSPEC;
         header.protocol = RouteProtocol::Static;
         header.kind = RouteType::Unicast;
         header.address_family = match self.destination {
@@ -132,6 +142,7 @@ impl Route {
         if self.prefix_len > 0 {
             attributes.push(RouteAttribute::Destination(route_address(self.destination)));
         }
+        attributes.push(RouteAttribute::Table(self.table));
         attributes.push(RouteAttribute::Oif(self.device));
         attributes.extend(self.via.map(|via| RouteAttribute::Gateway(route_address(via))));
         attributes.extend(self.source.map(|from| RouteAttribute::PrefSource(route_address(from))));
@@ -223,6 +234,10 @@ impl Netlink {
 
     pub(crate) async fn set_up(&self, ifindex: u32) -> Result<()> {
         self.set(LinkUnspec::new_with_index(ifindex).up().build(), "set up", ifindex).await
+    }
+
+    pub(crate) async fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<()> {
+        self.set(LinkUnspec::new_with_index(ifindex).mtu(mtu).build(), "set the MTU of", ifindex).await
     }
 
     /// Switches ARP and neighbour discovery off, so that the device's own MAC address stands for every neighbour.

@@ -1,17 +1,17 @@
 //! Network namespaces that people can see (`ip netns`) and that do not outlive the lab.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rustix::fs::FlockOperation;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
@@ -113,6 +113,31 @@ impl Netns {
         // SAFETY: between fork and exec only setns(2) is called, which is safe there and allocates nothing.
         unsafe { command.pre_exec(move || enter(inner.namespace.as_fd())) };
         command
+    }
+
+    /// Runs a tool inside the namespace with `text` as its standard input.
+    ///
+    /// # Errors
+    /// When the tool is not installed, or fails; with what it said and what it was given.
+    pub(crate) fn feed(&self, tool: &str, arguments: &[&str], text: &str) -> Result<()> {
+        let mut child = self
+            .command(tool)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {tool}; is it installed?"))?;
+        let mut stdin = child.stdin.take().context("the tool has no standard input")?;
+        // A tool that refuses the text early says so itself, below.
+        let _ = stdin.write_all(text.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().with_context(|| format!("cannot wait for {tool}"))?;
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr);
+            bail!("{tool} {} fails in {}: {error}\n{text}", arguments.join(" "), self.name());
+        }
+        Ok(())
     }
 
     /// The interface index of a device.

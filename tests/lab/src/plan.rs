@@ -3,70 +3,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::options::Topology;
+
 /// Cilium's security identity of the reference pods.
 pub(crate) const IDENTITY: u32 = 2735;
-
-/// How the nodes' datapath is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Topology {
-    /// Calico's shape: routed veth pairs (`cali*`) and `vxlan.calico`.
-    RoutedVxlan,
-    /// flannel's shape: bridge `cni0` and `flannel.1`.
-    BridgeVxlan,
-    /// Stand-ins for Cilium's programs; delivery by `bpf_redirect` to the pod's lxc device.
-    CiliumLegacyRouting,
-    /// Stand-ins for Cilium's programs; delivery by `bpf_redirect_peer` into the pod.
-    CiliumHostRouting,
-}
-
-impl Topology {
-    /// Every topology that this kernel can build.
-    pub const ALL: [Self; 4] =
-        [Self::RoutedVxlan, Self::BridgeVxlan, Self::CiliumLegacyRouting, Self::CiliumHostRouting];
-
-    /// The name for command lines.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::RoutedVxlan => "routed-vxlan",
-            Self::BridgeVxlan => "bridge-vxlan",
-            Self::CiliumLegacyRouting => "cilium",
-            Self::CiliumHostRouting => "cilium-host-routing",
-        }
-    }
-
-    pub(crate) fn is_cilium(self) -> bool {
-        matches!(self, Self::CiliumLegacyRouting | Self::CiliumHostRouting)
-    }
-}
-
-/// How the stand-ins for Cilium's programs are attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum StandIns {
-    /// The tail of the TCX hooks: Cilium from 1.16 on kernels from 6.6.
-    #[default]
-    Tcx,
-    /// Direct-action filters at priority 1, handle 1: Cilium before, and on older kernels.
-    Clsact,
-}
-
-impl fmt::Display for Topology {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl std::str::FromStr for Topology {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|topology| topology.name() == text).ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|topology| topology.name()).collect();
-            format!("no topology '{text}'; there are {}", names.join(", "))
-        })
-    }
-}
 
 /// A MAC address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -224,26 +164,23 @@ const KNOWN: [Known; 4] = [
 pub(crate) fn reference_pods(topology: Topology) -> Vec<PodPlan> {
     KNOWN
         .iter()
-        .map(|known| {
-            let routed = topology == Topology::RoutedVxlan;
-            PodPlan {
-                namespace: known.namespace.to_owned(),
-                name: known.name.to_owned(),
-                node: known.node,
-                uid: uid(&[known.namespace, known.name]),
-                ipv4: known.ipv4,
-                ipv6: pod_ipv6(known.ipv4),
-                mac: known.mac,
-                host_mac: if routed { CALICO_HOST_MAC } else { known.host_mac },
-                ifindex: known.ifindex,
-                host_ifindex: known.host_ifindex,
-                host_device: if topology.is_cilium() {
-                    known.lxc.to_owned()
-                } else {
-                    host_device(topology, known.namespace, known.name, 0)
-                },
-                endpoint_id: known.endpoint_id,
-            }
+        .map(|known| PodPlan {
+            namespace: known.namespace.to_owned(),
+            name: known.name.to_owned(),
+            node: known.node,
+            uid: uid(&[known.namespace, known.name]),
+            ipv4: known.ipv4,
+            ipv6: pod_ipv6(known.ipv4),
+            mac: mac(topology, known.mac),
+            host_mac: host_mac(topology, known.host_mac),
+            ifindex: known.ifindex,
+            host_ifindex: known.host_ifindex,
+            host_device: if topology.is_cilium() {
+                known.lxc.to_owned()
+            } else {
+                host_device(topology, known.namespace, known.name, 0)
+            },
+            endpoint_id: known.endpoint_id,
         })
         .collect()
 }
@@ -261,8 +198,8 @@ pub(crate) fn later_pod(topology: Topology, node: usize, name: &str, birth: u8) 
         uid: uid(&["default", name, &birth.to_string()]),
         ipv4,
         ipv6: pod_ipv6(ipv4),
-        mac: mac(1),
-        host_mac: if topology == Topology::RoutedVxlan { CALICO_HOST_MAC } else { mac(2) },
+        mac: self::mac(topology, mac(1)),
+        host_mac: host_mac(topology, mac(2)),
         ifindex,
         host_ifindex: ifindex + 1,
         host_device: host_device(topology, "default", name, birth),
@@ -276,14 +213,25 @@ pub(crate) const LATER_PODS: u8 = 100;
 /// Calico gives every host side the same MAC address.
 const CALICO_HOST_MAC: Mac = Mac([0xee; 6]);
 
+/// Devices without Ethernet neighbours have this one.
+const NO_MAC: Mac = Mac([0; 6]);
+
+fn mac(topology: Topology, plan: Mac) -> Mac {
+    if topology == Topology::CiliumNetkit { NO_MAC } else { plan }
+}
+
+fn host_mac(topology: Topology, plan: Mac) -> Mac {
+    if topology.is_calico() { CALICO_HOST_MAC } else { mac(topology, plan) }
+}
+
 fn host_device(topology: Topology, namespace: &str, name: &str, birth: u8) -> String {
     let hash = hash(&[namespace, name, &birth.to_string()]);
-    match topology {
-        Topology::RoutedVxlan => format!("cali{:011x}", hash & 0xfff_ffff_ffff),
-        Topology::BridgeVxlan => format!("veth{:08x}", hash & 0xffff_ffff),
-        Topology::CiliumLegacyRouting | Topology::CiliumHostRouting => {
-            format!("lxc{:012x}", hash & 0xffff_ffff_ffff)
-        }
+    if topology.is_calico() {
+        format!("cali{:011x}", hash & 0xfff_ffff_ffff)
+    } else if topology.is_cilium() {
+        format!("lxc{:012x}", hash & 0xffff_ffff_ffff)
+    } else {
+        format!("veth{:08x}", hash & 0xffff_ffff)
     }
 }
 
@@ -309,7 +257,7 @@ pub(crate) fn uid(parts: &[&str]) -> String {
 }
 
 /// 64-bit FNV-1a.
-fn hash(parts: &[&str]) -> u64 {
+pub(crate) fn hash(parts: &[&str]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -330,6 +278,16 @@ pub struct ServicePort {
 pub enum Protocol {
     Tcp,
     Udp,
+}
+
+impl Protocol {
+    /// As packet filters call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// A Service: its ClusterIPs, ports and the pods behind it.

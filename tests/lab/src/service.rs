@@ -1,100 +1,49 @@
-//! Services by nftables, as kube-proxy does them: DNAT of a ClusterIP and port to one of the Service's pods,
-//! chosen at random, and masquerading for a pod that reaches itself.
+//! Services as kube-proxy does them, in each of its modes: DNAT of a ClusterIP and port to one of the Service's pods,
+//! and masquerading for a pod that reaches itself.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
-use std::process::Stdio;
+mod iptables;
+mod ipvs;
+mod nftables;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::lab::{Node, Pod};
-use crate::plan::{Protocol, Service, ServicePort};
+use crate::netns::Netns;
+use crate::options::KubeProxy;
+use crate::plan::Service;
 
 /// kube-proxy's mark for packets that must be masqueraded.
 const MASQUERADE: u32 = 0x4000;
 
-/// Replaces a node's rules in one transaction.
-pub(crate) fn apply(node: &Node, services: &[Service], pods: &[Pod]) -> Result<()> {
-    let rules = rules(services, pods);
-    let mut nft = node
-        .netns()
-        .command("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot start nft; install nftables")?;
-    let mut stdin = nft.stdin.take().context("nft has no standard input")?;
-    stdin.write_all(rules.as_bytes()).context("cannot write to nft")?;
-    drop(stdin);
-    let output = nft.wait_with_output().context("cannot wait for nft")?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr);
-        bail!("nft refuses the Services' rules on {}: {error}\n{rules}", node.name());
+/// Replaces what a node has for Services.
+pub(crate) fn apply(mode: KubeProxy, node: &Node, services: &[Service], pods: &[Pod]) -> Result<()> {
+    match mode {
+        KubeProxy::Nftables => nftables::apply(node, services, pods),
+        KubeProxy::IptablesNft => iptables::apply(node, iptables::Flavour::Nft, services, pods),
+        KubeProxy::IptablesLegacy => iptables::apply(node, iptables::Flavour::Legacy, services, pods),
+        KubeProxy::Ipvs => ipvs::apply(node, services, pods),
     }
-    Ok(())
+    .with_context(|| format!("cannot program the Services of {} in kube-proxy's mode {mode}", node.name()))
 }
 
-fn rules(services: &[Service], pods: &[Pod]) -> String {
-    let mut chains = String::new();
-    let mut dispatch = String::new();
-    for service in services {
-        let backends: Vec<&Pod> = service
-            .endpoints
-            .iter()
-            .filter_map(|(namespace, name)| {
-                pods.iter().find(|pod| pod.namespace() == namespace && pod.name() == name)
-            })
-            .collect();
-        for port in &service.ports {
-            for (family, cluster_ip) in ["ip", "ip6"].into_iter().zip(service.cluster_ips()) {
-                let chain = format!("{}-{}-{}-{family}", service.namespace, service.name, port.name);
-                add_port(&mut dispatch, &mut chains, &chain, family, cluster_ip, port, &backends);
-            }
-        }
+/// Tries whether kernel and tools can do a mode.
+pub(crate) fn try_mode(mode: KubeProxy, netns: &Netns) -> Result<()> {
+    match mode {
+        KubeProxy::Nftables => netns.feed(
+            "nft",
+            &["-f", "-"],
+            "table inet try { chain c { type nat hook output priority 0; } }\n",
+        ),
+        KubeProxy::IptablesNft => iptables::try_flavour(netns, iptables::Flavour::Nft),
+        KubeProxy::IptablesLegacy => iptables::try_flavour(netns, iptables::Flavour::Legacy),
+        KubeProxy::Ipvs => ipvs::try_out(netns),
     }
-    format!(
-        "table inet kube-proxy {{}}\ndelete table inet kube-proxy\ntable inet kube-proxy {{\n{chains}\
-         chain services {{\n{dispatch}}}\n\
-         chain prerouting {{ type nat hook prerouting priority dstnat; jump services; }}\n\
-         chain output {{ type nat hook output priority -100; jump services; }}\n\
-         chain postrouting {{ type nat hook postrouting priority srcnat; \
-         meta mark & {MASQUERADE:#x} == {MASQUERADE:#x} masquerade; }}\n}}\n"
-    )
 }
 
-/// A chain for each pod of the port, one that chooses between them, and the rule that leads there.
-fn add_port(
-    dispatch: &mut String,
-    chains: &mut String,
-    chain: &str,
-    family: &str,
-    cluster_ip: IpAddr,
-    port: &ServicePort,
-    backends: &[&Pod],
-) {
-    let protocol = match port.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
+/// The pods behind a Service that exist.
+fn backends<'a>(service: &Service, pods: &'a [Pod]) -> Vec<&'a Pod> {
+    let find = |(namespace, name): &(String, String)| {
+        pods.iter().find(|pod| pod.namespace() == namespace && pod.name() == name)
     };
-    let mut choices = Vec::new();
-    for (number, pod) in backends.iter().enumerate() {
-        let ip = pod.ips()[usize::from(cluster_ip.is_ipv6())];
-        let target = SocketAddr::new(ip, port.target_port);
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            chains,
-            "chain {chain}-{number} {{ {family} saddr {ip} meta mark set meta mark | {MASQUERADE:#x}; \
-             meta l4proto {protocol} dnat {family} to {target}; }}"
-        );
-        choices.push(format!("{number} : goto {chain}-{number}"));
-    }
-    let verdict = match choices.len() {
-        0 => return,
-        1 => format!("goto {chain}-0"),
-        count => format!("numgen random mod {count} vmap {{ {} }}", choices.join(", ")),
-    };
-    let _ = writeln!(dispatch, "{family} daddr {cluster_ip} {protocol} dport {} {verdict};", port.port);
+    service.endpoints.iter().filter_map(find).collect()
 }

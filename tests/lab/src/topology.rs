@@ -2,20 +2,23 @@
 
 mod bridge;
 mod cilium;
+mod ipip;
+mod netkit;
 mod overlay;
 mod routed;
+mod wireguard;
 
 use anyhow::Result;
 
 use crate::lab::{Node, Pod};
 use crate::netlink::{self, End};
-use crate::plan::{StandIns, Topology};
+use crate::options::{StandIns, Topology};
 
 /// MTU inside the VXLAN overlay: the wire's, less 50 bytes of outer headers.
 const OVERLAY_MTU: u32 = 1450;
 
 /// Interface index of the tunnel device on every node.
-const TUNNEL: u32 = 3;
+const TUNNEL: u32 = 21;
 
 /// A CNI, as far as the lab is concerned. Adding a topology means writing another one of these.
 pub(crate) trait Datapath: Send {
@@ -36,19 +39,33 @@ pub(crate) trait Datapath: Send {
 /// Sets the nodes up and returns what will attach pods to them.
 pub(crate) fn build(topology: Topology, stand_ins: StandIns, nodes: &[Node]) -> Result<Box<dyn Datapath>> {
     Ok(match topology {
-        Topology::RoutedVxlan => Box::new(routed::Routed::build(nodes)?),
+        Topology::RoutedVxlan => Box::new(routed::Routed::over_vxlan(nodes)?),
+        Topology::CalicoIpip => Box::new(ipip::build(nodes)?),
+        Topology::CalicoWireguard => Box::new(wireguard::build(nodes)?),
         Topology::BridgeVxlan => Box::new(bridge::Bridged::build(nodes)?),
-        Topology::CiliumLegacyRouting => {
-            Box::new(cilium::Cilium::build(nodes, cilium::Routing::Legacy, stand_ins)?)
-        }
-        Topology::CiliumHostRouting => {
-            Box::new(cilium::Cilium::build(nodes, cilium::Routing::Bpf, stand_ins)?)
+        Topology::CiliumLegacyRouting
+        | Topology::CiliumHostRouting
+        | Topology::CiliumGeneve
+        | Topology::CiliumNetkit => {
+            Box::new(cilium::Cilium::build(nodes, cilium::Shape::of(topology), stand_ins)?)
         }
     })
 }
 
 /// Makes the veth pair of a pod. Both ends are down.
 fn add_pod_veth(node: &Node, pod: &Pod, mtu: u32) -> Result<()> {
+    let [host, inside] = pod_ends(node, pod, mtu);
+    netlink::in_netns(node.netns(), async |link| link.add_veth(&host, &inside).await)
+}
+
+/// Makes the netkit pair of a pod. Both ends are down.
+fn add_pod_netkit(node: &Node, pod: &Pod, mtu: u32) -> Result<()> {
+    let [host, inside] = pod_ends(node, pod, mtu);
+    netlink::in_netns(node.netns(), async |link| link.add_netkit(&host, &inside).await)
+}
+
+/// The node's end of a pod's pair, and the pod's own.
+fn pod_ends<'a>(node: &'a Node, pod: &'a Pod, mtu: u32) -> [End<'a>; 2] {
     let plan = &pod.plan;
     let host = End {
         netns: node.netns(),
@@ -66,5 +83,5 @@ fn add_pod_veth(node: &Node, pod: &Pod, mtu: u32) -> Result<()> {
         mtu,
         gso_max_segs: None,
     };
-    netlink::in_netns(node.netns(), async |link| link.add_veth(&host, &inside).await)
+    [host, inside]
 }

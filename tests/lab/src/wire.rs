@@ -9,8 +9,9 @@ use anyhow::Result;
 use crate::lab::Node;
 use crate::netlink::{self, End, Route};
 
-/// Interface index of `eth0` on every node.
-pub(crate) const NIC: u32 = 2;
+/// Interface index of `eth0` on every node, the lowest that the lab gives. The kernel gives those below to the devices
+/// that tunnels' modules put into every new namespace (`tunl0`, `sit0`, `ip6tnl0`, `gre0`, ...).
+pub(crate) const NIC: u32 = 20;
 
 /// MTU of the wire.
 const MTU: u32 = 1500;

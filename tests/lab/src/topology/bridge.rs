@@ -11,7 +11,7 @@ use crate::netlink::{self, Route};
 use crate::plan::{Mac, NodePlan};
 
 /// Interface index of `cni0` on every node.
-const BRIDGE: u32 = 4;
+const BRIDGE: u32 = 22;
 
 pub(super) struct Bridged;
 

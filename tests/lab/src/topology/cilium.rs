@@ -5,7 +5,7 @@
 //! and on other nodes) out of `cilium_host`; the program at its egress takes over what the stack has forwarded.
 
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -20,32 +20,53 @@ use tracer_lab_ebpf::{
     RUNS_FROM_OVERLAY,
 };
 
-use super::{Datapath, OVERLAY_MTU, TUNNEL, add_pod_veth};
+use super::{Datapath, OVERLAY_MTU, TUNNEL, add_pod_netkit, add_pod_veth, netkit};
 use crate::lab::{Node, Pod};
 use crate::netlink::{self, End, Route, Vxlan, VxlanKind};
 use crate::netns::Netns;
-use crate::plan::{IDENTITY, Mac, StandIns};
+use crate::options::{StandIns, Topology};
+use crate::plan::{IDENTITY, Mac};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-lab-ebpf"));
 
 /// MTU of Cilium's devices and of the pods; their routes have the overlay's.
 const DEVICE_MTU: u32 = 1500;
 
-const CILIUM_NET: u32 = 4;
-const CILIUM_HOST: u32 = 5;
+const CILIUM_NET: u32 = 22;
+const CILIUM_HOST: u32 = 23;
 
 /// How packets are delivered to pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Routing {
+enum Routing {
     /// `bpf_redirect` to the lxc device.
     Legacy,
     /// `bpf_redirect_peer` into the pod (BPF host routing).
     Bpf,
 }
 
+/// Which of Cilium's datapaths it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    routing: Routing,
+    geneve: bool,
+    netkit: bool,
+}
+
+impl Shape {
+    pub(super) fn of(topology: Topology) -> Self {
+        let routing = match topology {
+            Topology::CiliumHostRouting | Topology::CiliumNetkit => Routing::Bpf,
+            _ => Routing::Legacy,
+        };
+        let (geneve, netkit) = (topology == Topology::CiliumGeneve, topology == Topology::CiliumNetkit);
+        Self { routing, geneve, netkit }
+    }
+}
+
 /// The programs of all nodes.
 pub(super) struct Cilium {
     nodes: Vec<Programs>,
+    shape: Shape,
 }
 
 /// The programs and maps of one node. Dropping it detaches them.
@@ -54,16 +75,22 @@ struct Programs {
     ebpf: Ebpf,
     stand_ins: StandIns,
     /// Interface index, and the link that keeps the program there. A filter needs none: it goes with its device.
-    links: Vec<(u32, FdLink)>,
+    links: Vec<(u32, Attached)>,
+}
+
+/// What keeps a program at its hook; dropping it detaches the program.
+enum Attached {
+    Tcx { _link: FdLink },
+    Netkit { _link: OwnedFd },
 }
 
 impl Cilium {
-    pub(super) fn build(nodes: &[Node], routing: Routing, stand_ins: StandIns) -> Result<Self> {
+    pub(super) fn build(nodes: &[Node], shape: Shape, stand_ins: StandIns) -> Result<Self> {
         let nodes = nodes
             .iter()
             .map(|node| {
-                add_devices(node, nodes)?;
-                let mut programs = Programs::load(node, routing, stand_ins)?;
+                add_devices(node, nodes, shape)?;
+                let mut programs = Programs::load(node, shape, stand_ins)?;
                 programs.attach(node.netns(), "cil_from_host", CILIUM_HOST, TcAttachType::Egress)?;
                 programs.attach(node.netns(), "cil_from_overlay", TUNNEL, TcAttachType::Ingress)?;
                 for other in nodes {
@@ -74,31 +101,30 @@ impl Cilium {
                 Ok(programs)
             })
             .collect::<Result<_>>()?;
-        Ok(Self { nodes })
+        Ok(Self { nodes, shape })
     }
 }
 
 impl Datapath for Cilium {
     fn add_pod(&mut self, node: &Node, pod: &Pod) -> Result<()> {
         let plan = &pod.plan;
-        add_pod_veth(node, pod, DEVICE_MTU)?;
-        let device = &plan.host_device;
-        node.netns().set_sysctls(&[
-            (&format!("net/ipv6/conf/{device}/proxy_ndp"), "1"),
-            // Otherwise the answer is held back for up to 0.8 s.
-            (&format!("net/ipv6/neigh/{device}/proxy_delay"), "0"),
-        ])?;
-        // The pods see their next hop at the MAC of the lxc device. The node's stack answers so for IPv4 by
-        // itself, as it does for any address it has; for IPv6 it must be told.
-        netlink::in_netns(node.netns(), async |link| {
-            link.set_up(plan.host_ifindex).await?;
-            link.add_proxy(plan.host_ifindex, node.plan.gateway_ipv6()).await
-        })?;
+        if self.shape.netkit {
+            add_pod_netkit(node, pod, DEVICE_MTU)?;
+            let host = plan.host_ifindex;
+            netlink::in_netns(node.netns(), async |link| link.set_up(host).await)?;
+        } else {
+            add_pod_veth(node, pod, DEVICE_MTU)?;
+            answer_for_gateway(node, pod)?;
+        }
         for programs in &mut self.nodes {
             if programs.is_on(node) {
                 programs.add_endpoint(pod)?;
-                let hook = TcAttachType::Ingress;
-                programs.attach(node.netns(), "cil_from_container", plan.host_ifindex, hook)?;
+                if self.shape.netkit {
+                    programs.attach_to_netkit(node.netns(), "cil_from_container", plan.host_ifindex)?;
+                } else {
+                    let hook = TcAttachType::Ingress;
+                    programs.attach(node.netns(), "cil_from_container", plan.host_ifindex, hook)?;
+                }
             }
             programs.add_identity(node, pod.ips(), IDENTITY)?;
         }
@@ -142,23 +168,43 @@ impl Datapath for Cilium {
     }
 }
 
-/// `cilium_net`, `cilium_host`, `cilium_vxlan`, and the routes to all pods.
-fn add_devices(node: &Node, nodes: &[Node]) -> Result<()> {
+/// The pods see their next hop at the MAC of the lxc device. The node's stack answers so for IPv4 by itself, as it does
+/// for any address it has; for IPv6 it must be told.
+fn answer_for_gateway(node: &Node, pod: &Pod) -> Result<()> {
+    let (device, ifindex) = (&pod.plan.host_device, pod.plan.host_ifindex);
+    node.netns().set_sysctls(&[
+        (&format!("net/ipv6/conf/{device}/proxy_ndp"), "1"),
+        // Otherwise the answer is held back for up to 0.8 s.
+        (&format!("net/ipv6/neigh/{device}/proxy_delay"), "0"),
+    ])?;
+    netlink::in_netns(node.netns(), async |link| {
+        link.set_up(ifindex).await?;
+        link.add_proxy(ifindex, node.plan.gateway_ipv6()).await
+    })
+}
+
+/// `cilium_net`, `cilium_host`, the tunnel device, and the routes to all pods.
+fn add_devices(node: &Node, nodes: &[Node], shape: Shape) -> Result<()> {
     let netns = node.netns();
     let mac = |end| Mac([0x5a, 0xc1, 0x11, 0x00, node.plan.number, end]);
     let end = |name, ifindex, mac| End { netns, name, ifindex, mac, mtu: DEVICE_MTU, gso_max_segs: None };
     let (host, net) = (end("cilium_host", CILIUM_HOST, mac(1)), end("cilium_net", CILIUM_NET, mac(2)));
     netlink::in_netns(netns, async |link| {
         link.add_veth(&host, &net).await?;
-        link.add_vxlan(&Vxlan {
-            name: "cilium_vxlan",
-            ifindex: TUNNEL,
-            mac: node.plan.tunnel_mac,
-            mtu: DEVICE_MTU,
-            port: 8472,
-            kind: VxlanKind::Metadata,
-        })
-        .await?;
+        let mac = node.plan.tunnel_mac;
+        if shape.geneve {
+            link.add_geneve("cilium_geneve", TUNNEL, mac, DEVICE_MTU, 6081).await?;
+        } else {
+            link.add_vxlan(&Vxlan {
+                name: "cilium_vxlan",
+                ifindex: TUNNEL,
+                mac,
+                mtu: DEVICE_MTU,
+                port: 8472,
+                kind: VxlanKind::Metadata,
+            })
+            .await?;
+        }
         for device in [CILIUM_HOST, CILIUM_NET] {
             link.set_noarp(device).await?;
             link.set_up(device).await?;
@@ -178,10 +224,11 @@ fn add_devices(node: &Node, nodes: &[Node]) -> Result<()> {
 }
 
 impl Programs {
-    fn load(node: &Node, routing: Routing, stand_ins: StandIns) -> Result<Self> {
+    fn load(node: &Node, shape: Shape, stand_ins: StandIns) -> Result<Self> {
         let ebpf = EbpfLoader::new()
             .override_global("TUNNEL_IFINDEX", &TUNNEL, true)
-            .override_global("HOST_ROUTING", &u32::from(routing == Routing::Bpf), true)
+            .override_global("HOST_ROUTING", &u32::from(shape.routing == Routing::Bpf), true)
+            .override_global("PODS_ON_NETKIT", &u32::from(shape.netkit), true)
             .load(OBJECT)
             .context("cannot load the stand-ins for Cilium's programs")?;
         let mut programs = Self { node: node.name().to_owned(), ebpf, stand_ins, links: Vec::new() };
@@ -224,7 +271,16 @@ impl Programs {
             let id = program.attach_with_options(&device, hook, order)?;
             Ok(program.take_link(id)?.try_into()?)
         })??;
-        self.links.push((ifindex, link));
+        self.links.push((ifindex, Attached::Tcx { _link: link }));
+        Ok(())
+    }
+
+    /// Attaches a program to what a pod sends through its netkit pair.
+    fn attach_to_netkit(&mut self, netns: &Netns, name: &str, ifindex: u32) -> Result<()> {
+        let program: &SchedClassifier = self.ebpf.program(name).context("not in the object")?.try_into()?;
+        let program = program.fd().context("the program is not loaded")?.as_fd();
+        let link = netkit::attach_to_peer(netns, program, ifindex)?;
+        self.links.push((ifindex, Attached::Netkit { _link: link }));
         Ok(())
     }
 

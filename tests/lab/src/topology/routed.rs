@@ -1,4 +1,4 @@
-//! Calico's shape: every pod on a routed veth of its own, VXLAN 4096 between nodes.
+//! Calico's shape: every pod on a routed veth of its own; with VXLAN, VXLAN 4096 between nodes.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -15,19 +15,23 @@ const GATEWAY_IPV4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The pods' IPv6 next hop: the link-local address that the host side's MAC ee:ee:ee:ee:ee:ee gives.
 const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
 
-pub(super) struct Routed;
+/// Calico's pods, whatever is between the nodes.
+pub(super) struct Routed {
+    /// Of the pods' devices.
+    pub(super) mtu: u32,
+}
 
 impl Routed {
-    pub(super) fn build(nodes: &[Node]) -> Result<Self> {
+    pub(super) fn over_vxlan(nodes: &[Node]) -> Result<Self> {
         Overlay { device: "vxlan.calico", vni: 4096, port: 4789 }.build(nodes)?;
-        Ok(Self)
+        Ok(Self { mtu: OVERLAY_MTU })
     }
 }
 
 impl Datapath for Routed {
     fn add_pod(&mut self, node: &Node, pod: &Pod) -> Result<()> {
         let plan = &pod.plan;
-        add_pod_veth(node, pod, OVERLAY_MTU)?;
+        add_pod_veth(node, pod, self.mtu)?;
         let device = &plan.host_device;
         node.netns().set_sysctls(&[
             (&format!("net/ipv4/conf/{device}/proxy_arp"), "1"),
