@@ -26,7 +26,7 @@ use crate::outcome::Outcome;
 pub enum Link {
     /// An Ethernet header.
     Ethernet,
-    /// Nothing: the packet begins with the IP header (tunl0, WireGuard, netkit in L3 mode).
+    /// Nothing: the packet begins with the IP header (tunl0, WireGuard).
     None,
 }
 

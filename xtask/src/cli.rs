@@ -30,7 +30,8 @@ usage: cargo xtask COMMAND
       Runs the fuzz targets (or one) for N seconds each, 60 by default.
   vm [--kernel SERIES...] [--test FILTER] [--bless]
       The integration tests on stock Debian kernels in virtual machines, a column of the table for each.
-      SERIES: 5.10, 6.12, 7 for the newest 7.x; by default those of Cargo.toml. FILTER: as with test.
+      SERIES: 5.10, 6.12, 7 for the newest 7.x; by default those of Cargo.toml. FILTER: as with test, or the
+      name of a test program like every_hop.
       A whole run compares what the machines say with docs/kernels.md; --bless writes it there.
 
 Exit code: 0 done, 1 failed, 2 not understood.";

@@ -20,12 +20,12 @@ mod truth;
 pub use crate::follow::{Follow, Report};
 pub use crate::observe::{Observe, fifo};
 pub use crate::points::{
-    Filter, Hook, HookProgram, Hooked, Point, assert_unloaded, device_counters, has_clsact, ip,
-    kernel_has_program, run_in, tc_filters, url, wait_until,
+    Filter, Hook, HookProgram, Hooked, Point, assert_unloaded, device_counters, has_clsact, has_tcx, ip,
+    kernel_has_program, kernel_version, run_in, tc_filters, url, wait_until,
 };
 pub use crate::told::{
     Address, Encapsulation, End, HookCounts, Hop, Icmp, Leg, Losses, Missing, PacketCounts, Stream, Summary, Tcp,
     Trajectory, Verdict, VerdictDetail,
 };
 pub use crate::tracer::{Attach, Tracer, attach, fact, lab, patient, program, run_to_its_end};
-pub use crate::truth::{Seen, Transport, Watch, Watched};
+pub use crate::truth::{ECHO_WEB_AND_DNS, Seen, Transport, Watch, Watched, Way};

@@ -31,6 +31,7 @@ pub struct Point {
     pub attached: bool,
     pub place: Option<usize>,
     pub programs: Vec<HookProgram>,
+    pub blind: Option<String>,
     pub evidence: String,
 }
 
@@ -181,6 +182,23 @@ pub fn tc_filters(netns: &Netns, device: &str, direction: Direction) -> Result<V
         })
     };
     Ok(listed.iter().filter_map(filter).collect())
+}
+
+/// Version of the running kernel: `(6, 12)`.
+///
+/// # Panics
+/// When its release does not begin with two numbers.
+#[must_use]
+pub fn kernel_version() -> (u32, u32) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    numbers.next().zip(numbers.next()).unwrap_or_else(|| panic!("kernel {release}"))
+}
+
+/// Whether the kernel has TCX; none that the tests run on is built without.
+#[must_use]
+pub fn has_tcx() -> bool {
+    kernel_version() >= (6, 6)
 }
 
 /// Whether the device has a clsact qdisc, as `tc` says.

@@ -3,8 +3,9 @@
 //! The capture (AF_PACKET, parsed with etherparse) shares nothing with tracer: neither hooks nor maps nor parser nor
 //! clock. Two things differ by the place of the taps, and are handled by name:
 //!
-//! - A tap sits behind the tc egress hook. What a program there redirects (Cilium's at `cilium_host`) is in no capture;
-//!   the program's own count of its runs stands in for it, and the next device's capture for the content.
+//! - A tap sits behind the tc egress hook, and behind a netkit pair's hook. What a program there redirects (Cilium's at
+//!   `cilium_host` and at netkit pods) is in no capture; the program's own count of its runs stands in for it, and the
+//!   next device's capture for the content.
 //! - A tap sits behind segmentation. A packet that is cut at a device's egress is one at the tc hook and several in the
 //!   capture there; see [`Watched::compare_segments`].
 
@@ -13,20 +14,18 @@ mod packet;
 mod path;
 mod segments;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use tracer_lab::{Capture, Captured, CapturedPacket, Direction, Lab};
+use tracer_lab::{Capture, Captured, CapturedPacket, Lab, Node, Redirection};
 
 pub use self::packet::{Seen, Transport};
+pub use self::path::{ECHO_WEB_AND_DNS, Way};
 use crate::follow::{Follow, Report};
 use crate::told::{Summary, Trajectory};
 use crate::tracer::Tracer;
-
-/// The program at `cilium_host`, where taps see nothing.
-const FROM_HOST: &str = "cil_from_host";
 
 /// A capture and a follow of the same packets, under way.
 pub struct Watch<'a> {
@@ -45,22 +44,24 @@ pub struct Watched<'a> {
     pub trajectories: Vec<Trajectory>,
     /// The captured packets between the ends, in order of time.
     pub captured: Vec<Seen>,
+    /// The captured packets between the nodes' own addresses that carry nothing that can be read, in order of time.
+    pub opaque: Vec<Seen>,
     pub summary: Summary,
-    /// What the program at `cilium_host` redirected meanwhile.
+    /// What programs redirected meanwhile where taps see nothing of it.
     redirected: Redirected,
 }
 
-/// How often `cil_from_host` had run at a time, by node; empty where there is no such program.
+/// How often the programs that redirect had run at a time, by node and program; empty where there are none.
 struct Runs {
     time_ns: u64,
-    by_node: HashMap<String, u64>,
+    by_program: BTreeMap<(String, &'static str), u64>,
 }
 
-/// What `cil_from_host` took away between two times, by node.
+/// What they took away between two times, by node and program.
 struct Redirected {
     from_ns: u64,
     to_ns: u64,
-    by_node: BTreeMap<String, u64>,
+    by_program: BTreeMap<(String, &'static str), u64>,
 }
 
 impl<'a> Watch<'a> {
@@ -95,9 +96,13 @@ impl<'a> Watch<'a> {
         ensure!(!summary.losses.is_any(), "tracer follow lost something: {summary:?}");
         let parsed = all.packets.iter().filter_map(|packet| Seen::parse(packet).transpose());
         let mut captured = parsed.collect::<Result<Vec<_>>>()?;
+        let nodes: Vec<_> =
+            self.lab.nodes().iter().flat_map(|node| [node.ipv4().into(), node.ipv6().into()]).collect();
+        let is_node = |seen: &&Seen| nodes.contains(&seen.src.ip) && nodes.contains(&seen.dst.ip);
+        let opaque = captured.iter().filter(is_node).cloned().collect();
         captured.retain(|seen| is_between(&self.ends, seen));
         let redirected = self.runs.redirected(&runs, self.lab, &all);
-        Ok(Watched { lab: self.lab, trajectories, captured, summary, redirected })
+        Ok(Watched { lab: self.lab, trajectories, captured, opaque, summary, redirected })
     }
 }
 
@@ -120,40 +125,52 @@ fn addresses(lab: &Lab, target: &str) -> Vec<IpAddr> {
 impl Runs {
     /// The counts and a time at which they held: none of them changes around it.
     fn now(lab: &Lab) -> Result<Self> {
+        let programs: BTreeSet<_> = lab.redirections().into_iter().map(|hook| hook.program).collect();
         let count = || {
-            let nodes = lab.nodes().iter().filter(|_| !lab.devices_redirected_at_egress().is_empty());
-            let by_node = nodes.map(|node| {
-                let runs = lab.program_runs(node.name(), FROM_HOST)?;
-                Ok((node.name().to_owned(), runs))
-            });
-            by_node.collect::<Result<HashMap<_, _>>>()
+            let nodes = lab.nodes().iter();
+            let of_node = |node: &Node| {
+                let name = node.name().to_owned();
+                programs
+                    .iter()
+                    .map(move |program| ((name.clone(), *program), lab.program_runs(&name, program)))
+            };
+            let counts = nodes.flat_map(of_node).map(|(key, runs)| Ok((key, runs?)));
+            counts.collect::<Result<BTreeMap<_, _>>>()
         };
-        let mut by_node = count()?;
+        let mut by_program = count()?;
         loop {
             let time_ns = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
             let again = count()?;
-            if again == by_node {
-                return Ok(Self { time_ns, by_node });
+            if again == by_program {
+                return Ok(Self { time_ns, by_program });
             }
-            by_node = again;
+            by_program = again;
         }
     }
 
-    /// What ran and is not in the capture of the device was taken away there. The rest is the node's own: it looks for
-    /// routers and multicast groups on every device.
+    /// What ran and is not in the capture of the device was taken away there. The rest is what went on: to a Service, or
+    /// the node's own, which looks for routers and multicast groups on every device.
     fn redirected(&self, later: &Self, lab: &Lab, all: &Captured) -> Redirected {
         let (from_ns, to_ns) = (self.time_ns, later.time_ns);
-        let went_on = |node: &str| {
+        let hooks = lab.redirections();
+        let went_on = |node: &str, program: &str| {
             let at_hook = |packet: &&CapturedPacket| {
+                let is_there = |hook: &Redirection| {
+                    hook.program == program
+                        && hook.device == *packet.device
+                        && hook.direction == packet.direction
+                };
                 *packet.place == *node
-                    && packet.direction == Direction::Egress
-                    && lab.devices_redirected_at_egress().contains(&&*packet.device)
                     && (from_ns..to_ns).contains(&packet.time_ns)
+                    && hooks.iter().any(is_there)
             };
             all.packets.iter().filter(at_hook).count() as u64
         };
-        let runs = later.by_node.iter();
-        let by_node = runs.map(|(node, runs)| (node.clone(), runs - self.by_node[node] - went_on(node)));
-        Redirected { from_ns, to_ns, by_node: by_node.collect() }
+        let by_program = later.by_program.iter().map(|((node, program), runs)| {
+            let key = (node.clone(), *program);
+            let before = self.by_program[&key];
+            (key, runs - before - went_on(node, program))
+        });
+        Redirected { from_ns, to_ns, by_program: by_program.collect() }
     }
 }

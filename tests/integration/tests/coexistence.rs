@@ -4,9 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tracer_integration::{Attach, Follow, Tracer, Trajectory, attach, run_in, tc_filters, url, wait_until};
+use tracer_integration::{
+    Attach, Filter, Follow, Tracer, Trajectory, attach, has_tcx, run_in, tc_filters, url, wait_until,
+};
 use tracer_lab::Direction::{Egress, Ingress};
-use tracer_lab::{Captured, Direction, Foreign, ForeignHook, ForeignVerdict, Lab, Pod, Topology};
+use tracer_lab::{
+    Captured, Direction, Foreign, ForeignHook, ForeignProgram, ForeignVerdict, Lab, Pod, Topology,
+};
 
 const NODE_1: &str = "telekom-xwkb3";
 const NODE_2: &str = "telekom-xwkb8";
@@ -130,8 +134,20 @@ fn lxc_of_curl(lab: &Lab) -> String {
     lab.pod("curl").host_device().to_owned()
 }
 
+/// Where the kernel has no TCX nobody can be there; that is asserted.
+fn nobody_is_at_tcx() -> bool {
+    if !has_tcx() {
+        let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+        assert!(lab.attach_foreign(NODE_1, "eth0", Ingress, &OK_AT_TCX_TAIL).is_err(), "there is no TCX");
+    }
+    !has_tcx()
+}
+
 #[test]
 fn a_filter_of_ours_behind_a_final_tcx_program_says_so() {
+    if nobody_is_at_tcx() {
+        return;
+    }
     let lab = Lab::build(Topology::CiliumHostRouting).unwrap();
     let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
     let arguments = ["--pod", "curl", "--to", "httpbin", "--protocol", "icmp", "--attach", "clsact"];
@@ -167,6 +183,9 @@ fn a_filter_at_priority_1_handle_1_runs_behind_us() {
 
 #[test]
 fn a_tcx_program_that_redirects_still_does_and_we_see_its_packets() {
+    if nobody_is_at_tcx() {
+        return;
+    }
     let lab = Lab::build(Topology::RoutedVxlan).unwrap();
     let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
     let tracer = Tracer::new(&lab).unwrap();
@@ -288,6 +307,129 @@ fn two_follows_of_the_same_packets_both_see_all_and_leave_each_other_alone() {
     assert_eq!(curl.ping(httpbin.ipv4().into(), 5).unwrap().received, 5);
     first.eventually(SOON, "the first one goes on", |told| told.len() as u32 == 2 * pings + 10);
     assert!(first.stop().unwrap().exit.success());
+    assert!(tracer.hooked().ours.is_empty());
+}
+
+#[test]
+fn a_loader_that_creates_or_replaces_priority_1_handle_1_on_our_hook_gets_its_place_and_leaves_ours() {
+    let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+    let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
+    let (device, netns) = (curl.host_device(), lab.node(NODE_1).netns().clone());
+    // Two versions of a program, on a hook where they have no part in this.
+    let old = lab.attach_foreign(NODE_2, "eth0", Ingress, &OK_IN_CLSACT).unwrap();
+    let new = lab.attach_foreign(NODE_2, "eth0", Egress, &OK_IN_CLSACT).unwrap();
+    let pins = PrivateBpffs::mount();
+    pins.pin(old.id(), "old");
+    pins.pin(new.id(), "new");
+    // Netlink's NLM_F_CREATE | NLM_F_REPLACE, as Cilium's loader has it.
+    let load = |version: &str| {
+        let filter =
+            format!("filter replace dev {device} ingress prio 1 handle 1 protocol all bpf direct-action");
+        run_in(&netns, "tc", &format!("{filter} object-pinned {}", pins.path(version)));
+    };
+    let filters = || tc_filters(&netns, device, Ingress).unwrap();
+    let theirs = |program: &ForeignProgram| filters().iter().any(|filter| is_ciliums(filter, program.id()));
+    let follow = Tracer::new(&lab)
+        .unwrap()
+        .follow(&["--pod", "curl", "--to", "httpbin", "--protocol", "icmp", "--attach", "clsact"])
+        .unwrap();
+    let ours = filters();
+    assert!(ours.len() == 1 && ours[0].name.starts_with("tracer_") && ours[0].handle != "0x1", "{ours:?}");
+
+    load("old");
+    assert!(filters().contains(&ours[0]), "a loader that comes after us replaces nothing of ours");
+    wait_until(OVERTAKEN_FOR, "we are first again", || {
+        let filters = filters();
+        (filters.len() == 2 && filters[0].name.starts_with("tracer_")).then_some(())
+    });
+    assert!(theirs(&old), "it stays where it put itself: {:?}", filters());
+    let first = filters()[0].clone();
+    load("new");
+    let packets = new.packets().unwrap();
+    assert_eq!(curl.ping(httpbin.ipv4().into(), 20).unwrap().received, 20);
+
+    assert!(theirs(&new) && !theirs(&old), "{:?}", filters());
+    assert_eq!((filters().len(), &filters()[0]), (2, &first), "ours is where it was");
+    assert!(new.packets().unwrap() - packets >= 20, "the new version runs behind us");
+    let told = follow.eventually(SOON, "all pings", |told| told.len() == 40);
+    assert!(told.iter().all(Trajectory::is_complete), "{told:#?}");
+    assert!(follow.stop().unwrap().exit.success());
+    assert_eq!(filters().len(), 1, "only ours is gone");
+    assert!(theirs(&new));
+}
+
+fn is_ciliums(filter: &Filter, program: u32) -> bool {
+    (filter.priority, filter.handle.as_str(), filter.program) == (1, "0x1", u64::from(program))
+}
+
+/// Cilium does so on every update of an endpoint, and its program ends the chain.
+#[test]
+fn who_attaches_by_tcx_and_deletes_all_legacy_filters_hides_ours_and_we_say_so() {
+    let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+    let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
+    let (device, netns) = (curl.host_device(), lab.node(NODE_1).netns().clone());
+    let tracer = Tracer::new(&lab).unwrap();
+    let arguments = ["--pod", "curl", "--to", "httpbin", "--protocol", "icmp", "--attach", "clsact"];
+    let follow = tracer.follow(&arguments).unwrap();
+    let remove_filters = || run_in(&netns, "tc", &format!("filter del dev {device} ingress"));
+    let ours_are_back = || {
+        let filters = tc_filters(&netns, device, Ingress).unwrap();
+        (filters.len() == 1 && filters[0].name.starts_with("tracer_")).then_some(())
+    };
+
+    // Without TCX nobody deletes filters of others in this way, but we come back from that as well.
+    remove_filters();
+    wait_until(OVERTAKEN_FOR, "our filter is back", ours_are_back);
+    assert_eq!(curl.ping(httpbin.ipv4().into(), 3).unwrap().received, 3);
+    let told = follow.eventually(SOON, "all pings", |told| told.len() == 6);
+    assert!(told.iter().all(Trajectory::is_complete), "{told:#?}");
+    if !has_tcx() {
+        assert!(lab.attach_foreign(NODE_1, device, Ingress, &OK_AT_TCX_TAIL).is_err(), "there is no TCX");
+        assert!(follow.stop().unwrap().exit.success());
+        return;
+    }
+
+    let program = lab.attach_foreign(NODE_1, device, Ingress, &OK_AT_TCX_TAIL).unwrap();
+    remove_filters();
+    follow.eventually_notices(SOON, "we tell that somebody is in front", |line| {
+        line.contains("TCX programs came or went before our legacy filters")
+    });
+    wait_until(OVERTAKEN_FOR, "our filter is back", ours_are_back);
+    assert_eq!(curl.ping(httpbin.ipv4().into(), 3).unwrap().received, 3);
+
+    let told = follow.eventually(SOON, "all pings", |told| told.len() == 12);
+    for request in told[6..].iter().filter(|told| told.src.pod.as_deref() == Some("curl")) {
+        assert!(request.path().iter().all(|hop| *hop != (NODE_1.to_owned(), device, "ingress")), "{request}");
+        let why: Vec<_> = request.missing.iter().map(|missing| missing.reason.as_str()).collect();
+        assert!(why.len() == 1 && why[0].starts_with("hidden by cil_from_container"), "{why:?}");
+    }
+    let point = tracer.hook(NODE_1, device, Ingress);
+    assert_eq!((point.place, point.others()[0].id), (Some(2), Some(program.id())));
+    let blind = point.blind.unwrap();
+    assert!(blind.starts_with("cil_from_container is a TCX program"), "{blind}");
+    assert!(follow.stop().unwrap().exit.success());
+}
+
+/// The kernel takes the way on from them when the process ends.
+#[test]
+fn filters_that_outlive_a_killed_tracer_let_every_packet_pass() {
+    let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+    let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
+    let _server = httpbin.serve_http(80).unwrap();
+    let tracer = Tracer::new(&lab).unwrap();
+    let program = lab.attach_foreign(NODE_1, curl.host_device(), Ingress, &OK_IN_CLSACT).unwrap();
+    let without_tracer = traffic(&lab);
+    let follow = tracer.follow(&["--pod", "curl", "--to", "httpbin", "--attach", "clsact"]).unwrap();
+    let held = tracer.hooked();
+
+    assert!(!follow.kill().unwrap().exit.success());
+
+    assert_eq!(tracer.hooked(), held, "they are still there");
+    let packets = program.packets().unwrap();
+    assert_eq!(traffic(&lab), without_tracer);
+    assert!(program.packets().unwrap() - packets > 10, "who comes behind them runs");
+    // Nobody else may find them.
+    assert!(tracer.follow(&["--pod", "curl", "--attach", "clsact"]).unwrap().stop().unwrap().exit.success());
     assert!(tracer.hooked().ours.is_empty());
 }
 

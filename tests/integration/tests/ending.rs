@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tracer_integration::{
     Attach, Follow, Hooked, Report, Tracer, Trajectory, Verdict, assert_unloaded, attach, has_clsact,
-    kernel_has_program, program, run_in, run_to_its_end, tc_filters, wait_until,
+    has_tcx, kernel_has_program, program, run_in, run_to_its_end, tc_filters, wait_until,
 };
 use tracer_lab::Direction::{Egress, Ingress};
 use tracer_lab::{Foreign, ForeignHook, ForeignProgram, ForeignVerdict, Lab, Topology};
@@ -32,7 +32,8 @@ impl Site {
             lab.attach_foreign(NODE_1, device, direction, &foreign).unwrap()
         };
         let device = lab.pod("curl").host_device().to_owned();
-        let tcx = foreign(ForeignHook::TcxTail, "eth0", Egress);
+        let newest = if has_tcx() { ForeignHook::TcxTail } else { ForeignHook::Clsact };
+        let tcx = foreign(newest, "eth0", Egress);
         let clsact = foreign(ForeignHook::Clsact, &device, Ingress);
         let tracer = Tracer::new(&lab).unwrap();
         Self { tracer, _foreign: [tcx, clsact], lab }
@@ -151,7 +152,13 @@ fn the_time_is_kept() {
 fn a_killed_follow_leaves_nothing_at_tcx() {
     let site = Site::new();
     let before = site.tracer.hooked();
-    let follow = site.tracer.follow(&[&ICMP[..], &["--attach", "tcx"]].concat()).unwrap();
+    let follow = site.tracer.follow(&[&ICMP[..], &["--attach", "tcx"]].concat());
+    if !has_tcx() {
+        assert!(follow.is_err(), "there is no TCX");
+        assert_eq!(site.tracer.hooked(), before);
+        return;
+    }
+    let follow = follow.unwrap();
     let during = site.tracer.hooked();
     assert!(during.ours.iter().all(|(.., program)| program.mechanism == "tcx"), "{during:?}");
 

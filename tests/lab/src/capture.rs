@@ -3,7 +3,7 @@
 //! Where the taps are matters when captures are compared with tc hooks: at egress a tap sits behind the tc hook and
 //! behind segmentation, at ingress it sits before the tc hook. So a GSO packet is one at the NIC's tc egress and
 //! several in the capture; a packet that a tc ingress program redirects is in the capture of that device, and one that
-//! a tc egress program redirects is not (see [`crate::Lab::devices_redirected_at_egress`]).
+//! a tc egress program redirects is not (see [`crate::Lab::redirections`]).
 //! What `bpf_redirect_peer` delivers is in the capture of the pod's eth0.
 //!
 //! The sockets write into rings. Without one a socket's queue holds on to every packet, and the kernel does not merge

@@ -51,6 +51,16 @@ pub struct Pod {
     netns: Option<Netns>,
 }
 
+/// A hook of a node's device where taps do not see what a program redirects: they sit behind tc's egress hook, and
+/// behind a netkit pair's. At tc's ingress they sit before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirection {
+    pub device: String,
+    pub direction: Direction,
+    /// The stand-in that is there.
+    pub program: &'static str,
+}
+
 impl Lab {
     /// Builds the nodes, pods (`curl`, `httpbin-local`, `httpbin`, `kube-system/coredns`) and Services of
     /// `topology`. Whatever a killed earlier lab left behind is removed first.
@@ -127,6 +137,16 @@ impl Lab {
         }
         lab.apply_services()?;
         Ok(lab)
+    }
+
+    /// Gives the device that was a node's wire back to this thread's namespace.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn release_nic(&self, node: &str) -> Result<()> {
+        let node = self.node(node);
+        let here = fs::File::open("/proc/thread-self/ns/net").context("cannot open this namespace")?;
+        netlink::in_netns(node.netns(), async |link| link.move_to(node.nic, &here).await)
     }
 
     /// The topology that was built.
@@ -300,11 +320,22 @@ impl Lab {
         Ok(capture)
     }
 
-    /// Devices whose tc egress program takes packets away (Cilium's `cilium_host`). A tap sits behind that hook and
-    /// sees nothing there of what a tc program at its head sees; [`Lab::program_runs`] counts them.
+    /// Hooks whose program takes packets away before a tap sees them. [`Lab::program_runs`] counts them.
     #[must_use]
-    pub fn devices_redirected_at_egress(&self) -> &'static [&'static str] {
-        if self.topology.is_cilium() { &["cilium_host"] } else { &[] }
+    pub fn redirections(&self) -> Vec<Redirection> {
+        let mut hooks = Vec::new();
+        if self.topology.is_cilium() {
+            let device = "cilium_host".to_owned();
+            hooks.push(Redirection { device, direction: Direction::Egress, program: "cil_from_host" });
+        }
+        if self.topology == Topology::CiliumNetkit {
+            hooks.extend(self.pods.iter().map(|pod| Redirection {
+                device: pod.host_device().to_owned(),
+                direction: Direction::Ingress,
+                program: "cil_from_container",
+            }));
+        }
+        hooks
     }
 
     /// Attaches a test's own program to a device, as another tool or CNI would. `place` is a node's name or a pod's

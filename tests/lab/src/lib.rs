@@ -49,7 +49,7 @@ mod wire;
 
 pub use crate::capture::{Capture, Captured, CapturedPacket};
 pub use crate::foreign::{Direction, Foreign, ForeignHook, ForeignProgram, ForeignVerdict};
-pub use crate::lab::{Lab, Node, Pod};
+pub use crate::lab::{Lab, Node, Pod, Redirection};
 pub use crate::netns::Netns;
 pub use crate::options::{KubeProxy, Options, StandIns, Topology};
 pub use crate::plan::{Mac, Protocol, Service, ServicePort};

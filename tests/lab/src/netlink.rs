@@ -3,7 +3,7 @@
 mod tunnels;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::TcAttachType;
@@ -193,8 +193,7 @@ pub(crate) fn give_away(device: &str, to: &Netns) -> Result<u32> {
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
         tokio::spawn(connection);
-        let message = LinkUnspec::new_with_index(ifindex).setns_by_fd(to.as_fd().as_raw_fd()).build();
-        Netlink { handle }.set(message, "move into a node's namespace", ifindex).await
+        Netlink { handle }.move_to(ifindex, to.as_fd()).await
     })?;
     to.ifindex(device)
 }
@@ -203,6 +202,12 @@ impl Netlink {
     pub(crate) async fn rename(&self, ifindex: u32, name: &str) -> Result<()> {
         let message = LinkUnspec::new_with_index(ifindex).name(name.to_owned()).build();
         self.set(message, "rename", ifindex).await
+    }
+
+    /// Moves a device into another namespace, where it keeps its index if that is free.
+    pub(crate) async fn move_to(&self, ifindex: u32, netns: impl AsFd) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).setns_by_fd(netns.as_fd().as_raw_fd()).build();
+        self.set(message, "move into another namespace", ifindex).await
     }
 
     pub(crate) async fn set_mac(&self, ifindex: u32, mac: Mac) -> Result<()> {

@@ -15,6 +15,7 @@ use self::link::{Hook, Link};
 use super::points::{PointKey, Registry};
 use super::programs::{LoadError, Programs, program_name};
 use crate::host::netns::{Netns, NetnsId};
+use crate::host::programs::{self, TcxIds};
 use crate::trajectory::model::{Direction, ObservationPoint, PointId};
 
 /// What the user asked for.
@@ -99,6 +100,8 @@ pub struct Target {
     pub has_tcx: bool,
     /// Whether it is the primary of a netkit pair.
     pub is_netkit: bool,
+    /// Who is on its TCX hooks.
+    pub tcx: TcxIds,
 }
 
 /// Both hooks of a device, while we hold them.
@@ -107,6 +110,8 @@ struct Held {
     device: String,
     points: Vec<PointId>,
     hooks: Hooks,
+    /// Who was on the TCX hooks when the points were described: before our filters, where those are legacy ones.
+    tcx: TcxIds,
 }
 
 enum Hooks {
@@ -170,7 +175,13 @@ impl Attacher {
             let mechanism = hooks.mechanism(direction);
             points.push(registry.register(key, now_ns, |id| make(id, direction, mechanism)).id);
         }
-        let held = Held { netns: target.netns.clone(), device: target.device.clone(), points, hooks };
+        let held = Held {
+            netns: target.netns.clone(),
+            device: target.device.clone(),
+            points,
+            hooks,
+            tcx: target.tcx.clone(),
+        };
         self.held.insert((target.netns.id(), target.ifindex), held);
         Ok(())
     }
@@ -211,6 +222,18 @@ impl Attacher {
             }
         }
         (moved, problems)
+    }
+
+    /// Devices that we hold by legacy filters and on whose TCX hooks programs came or went since: what their points say
+    /// about who hides them is no longer true.
+    #[must_use]
+    pub fn outdated(&self) -> Vec<(NetnsId, u32)> {
+        let is_outdated = |((_, ifindex), held): &(&(NetnsId, u32), &Held)| {
+            // The link watcher tells of devices that are gone, and the next look of what cannot be read.
+            matches!(held.hooks, Hooks::Clsact(_))
+                && programs::tcx_ids(&held.netns, *ifindex).is_ok_and(|ids| ids != held.tcx)
+        };
+        self.held.iter().filter(is_outdated).map(|(device, _)| *device).collect()
     }
 
     /// Detaches everything; gives what could not be detached, in plain sentences.

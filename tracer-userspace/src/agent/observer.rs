@@ -131,6 +131,7 @@ impl Observer {
             ethernet: device.link.has_ethernet_header,
             has_tcx: self.options.has_tcx,
             is_netkit: others.is_netkit,
+            tcx: others.tcx_ids(),
         };
         let make = |id, direction, mechanism| describe(device, &others, id, direction, mechanism);
         self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make)
@@ -155,6 +156,13 @@ impl Observer {
     /// was necessary, and what went wrong.
     pub fn reconcile(&mut self) -> (Vec<String>, Vec<String>) {
         self.attacher.reconcile(&mut self.programs)
+    }
+
+    /// Devices whose points must be made anew, by letting go and attaching again: TCX programs came or went before our
+    /// legacy filters.
+    #[must_use]
+    pub fn outdated(&self) -> Vec<(NetnsId, u32)> {
+        if self.options.has_tcx { self.attacher.outdated() } else { Vec::new() }
     }
 
     /// All points there ever were in this run, by id.

@@ -113,7 +113,8 @@ impl Devices {
         self.watches.clear();
     }
 
-    fn release(
+    /// Lets go of a device. The next [`Devices::follow_plan`] attaches to it again if it is still wanted.
+    pub fn release(
         &mut self,
         device: (NetnsId, u32),
         observer: &mut Observer,

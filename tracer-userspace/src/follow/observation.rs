@@ -269,6 +269,16 @@ impl<'a> Observation<'a> {
         for problem in problems {
             notice(&format!("warning: {problem}"));
         }
+        let outdated = self.observer.outdated();
+        if !outdated.is_empty() {
+            for device in outdated {
+                self.devices.release(device, &mut self.observer, emit);
+            }
+            self.follow_plan(emit);
+            notice(
+                "note: TCX programs came or went before our legacy filters; tracer points shows who is in front",
+            );
+        }
         match self.site.reload_if_changed() {
             Ok(true) => self.inventory_changed(emit),
             // A pod gets its address after its link, and nobody tells of addresses.

@@ -102,6 +102,31 @@ impl DevicePrograms {
             Direction::Egress => &self.egress,
         }
     }
+
+    /// The ids of the TCX programs, ingress and egress, in running order.
+    #[must_use]
+    pub fn tcx_ids(&self) -> TcxIds {
+        let ids = |programs: &[HookProgram]| {
+            programs
+                .iter()
+                .filter(|program| program.mechanism == Mechanism::Tcx)
+                .filter_map(|program| program.id)
+                .collect()
+        };
+        [ids(&self.ingress), ids(&self.egress)]
+    }
+}
+
+/// Ids of TCX programs, ingress and egress, in running order.
+pub type TcxIds = [Vec<u32>; 2];
+
+/// As [`DevicePrograms::tcx_ids`], and nothing else is read.
+///
+/// # Errors
+/// As [`of_device`].
+pub fn tcx_ids(netns: &Netns, ifindex: u32) -> Result<TcxIds, ProgramsError> {
+    let attached = netns.run(|| query_device(netns, ifindex)).map_err(ProgramsError::Namespace)??;
+    Ok([attached.tcx_ingress, attached.tcx_egress])
 }
 
 /// Reads the programs of one device.

@@ -45,7 +45,6 @@ fn tcx_runs_before_legacy_filters_and_names_are_whole() {
 
     let found = of_device(&netns, ifindex).unwrap();
 
-    assert!(found.has_tcx);
     assert_eq!(
         names(&found.ingress),
         ["tracer_ingress_ethernet", "cil_from_container", "bpf filter", "cali_tc_preamble"]

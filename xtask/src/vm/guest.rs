@@ -1,8 +1,8 @@
 //! One virtual machine: qemu, its console, and what goes wrong with it.
 
 use std::{
-    fs,
-    io::{BufRead as _, BufReader, Read as _},
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
@@ -47,6 +47,7 @@ pub(crate) struct Guest {
     lines: Receiver<String>,
     console: Vec<String>,
     log: PathBuf,
+    file: File,
     patience: Duration,
 }
 
@@ -56,7 +57,9 @@ impl Machine<'_> {
     /// # Errors
     /// When qemu cannot be started.
     pub(crate) fn start(&self) -> Result<Guest> {
-        let mut qemu = Command::new("qemu-system-x86_64");
+        // Goes with us, however we end.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         // Emulated even where there is a /dev/kvm: inside of other machines that is often broken, and then hangs.
         qemu.args(["-accel", "tcg,thread=multi"]);
         qemu.args(["-machine", "q35", "-cpu", CPU, "-smp", "1", "-m", "1024M"]);
@@ -89,8 +92,9 @@ impl Machine<'_> {
             }
         });
         let log = self.job.join("console.log");
+        let file = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let name = self.name.to_owned();
-        Ok(Guest { name, child, lines, console: Vec::new(), log, patience: self.patience })
+        Ok(Guest { name, child, lines, console: Vec::new(), log, file, patience: self.patience })
     }
 }
 
@@ -107,17 +111,23 @@ impl Guest {
                 bail!("{}: silent for {} s.\n{}", self.name, self.patience.as_secs(), self.shown_console());
             }
         };
-        self.console.push(line.clone());
+        self.note(line.clone());
         if FAULTS.iter().any(|fault| line.contains(fault)) {
             // What the kernel says about it comes right behind.
             let end = Instant::now() + Duration::from_secs(5);
             while let Some(left) = end.checked_duration_since(Instant::now()) {
                 let Ok(line) = self.lines.recv_timeout(left) else { break };
-                self.console.push(line);
+                self.note(line);
             }
             bail!("{}: the kernel is broken.\n{}", self.name, self.shown_console());
         }
         Ok(Some(line))
+    }
+
+    fn note(&mut self, line: String) {
+        // Who reads the file while the machine runs is helped by it; what counts is the console in memory.
+        let _ = writeln!(self.file, "{line}");
+        self.console.push(line);
     }
 
     fn has_ended(&mut self) -> Result<()> {
@@ -135,7 +145,6 @@ impl Guest {
     /// The last lines of the console, and where all of it is.
     pub(crate) fn shown_console(&self) -> String {
         const SHOWN: usize = 120;
-        let _ = fs::write(&self.log, self.console.join("\n"));
         let from = self.console.len().saturating_sub(SHOWN);
         let lines = self.console[from..].join("\n  | ");
         format!("Its console (all of it is in {}) ends with:\n  | {lines}", self.log.display())
@@ -144,7 +153,6 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let _ = fs::write(&self.log, self.console.join("\n"));
         if matches!(self.child.try_wait(), Ok(None)) {
             // By its handle; if it ended just before, there is nothing left to do.
             let _ = self.child.kill();

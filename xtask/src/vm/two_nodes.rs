@@ -14,6 +14,7 @@ mod check;
 use std::{
     fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader, Write as _},
+    net::UdpSocket,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver},
@@ -53,21 +54,21 @@ pub(crate) fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count.div_ceil(2)).map(move |first| (first, count - 1 - first))
 }
 
-/// Runs all topologies on one pair. `programs` holds the static `tracer` and `tracer-lab`. Ports of the wire are `port`
-/// and the one after it.
+/// Runs all topologies on one pair. `programs` holds the static `tracer` and `tracer-lab`.
 ///
 /// # Errors
 /// When a machine or the follow breaks or hangs; a topology that fails is a failed outcome.
-pub(crate) fn run(dir: &Path, halves: [Half<'_>; 2], programs: &Path, port: u16) -> Result<Vec<Outcome>> {
+pub(crate) fn run(dir: &Path, halves: [Half<'_>; 2], programs: &Path) -> Result<Vec<Outcome>> {
     let series = halves.each_ref().map(|half| half.kernel.series());
     let name = format!("Linux {} and {}", series[0], series[1]);
     let job = dir.join(format!("job-nodes-{}-{}", series[0], series[1]));
     if job.exists() {
         fs::remove_dir_all(&job).context("cannot empty the job's directory")?;
     }
+    let ports = free_ports().context("cannot find ports for the wire")?;
     let mut nodes = Vec::new();
     for (number, half) in halves.iter().enumerate() {
-        nodes.push(Node::start(&job, number, half, programs, port)?);
+        nodes.push(Node::start(&job, number, half, programs, ports)?);
     }
     let mut outcomes = Vec::new();
     for topology in TOPOLOGIES {
@@ -125,10 +126,10 @@ struct Node {
 }
 
 impl Node {
-    fn start(job: &Path, number: usize, half: &Half<'_>, programs: &Path, port: u16) -> Result<Self> {
+    fn start(job: &Path, number: usize, half: &Half<'_>, programs: &Path, ports: [u16; 2]) -> Result<Self> {
         let directory = job.join(NODES[number]);
         create_dir(&directory)?;
-        let mut more = wire(number, port);
+        let mut more = wire(number, ports);
         more.extend(["-rtc".to_owned(), format!("base={}", clock(number)?)]);
         more.extend(["-device".to_owned(), "virtio-serial-pci".to_owned()]);
         for channel in ["stream", "control"] {
@@ -182,9 +183,15 @@ impl Node {
     }
 }
 
+/// Ports that nobody has at this moment.
+fn free_ports() -> std::io::Result<[u16; 2]> {
+    let sockets = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
+    Ok([sockets[0].local_addr()?.port(), sockets[1].local_addr()?.port()])
+}
+
 /// A network card whose wire is datagrams to the other machine's.
-fn wire(number: usize, port: u16) -> Vec<String> {
-    let (local, remote) = if number == 0 { (port, port + 1) } else { (port + 1, port) };
+fn wire(number: usize, ports: [u16; 2]) -> Vec<String> {
+    let (local, remote) = (ports[number], ports[1 - number]);
     let netdev = format!(
         "dgram,id=wire,local.type=inet,local.host=127.0.0.1,local.port={local},remote.type=inet,\
          remote.host=127.0.0.1,remote.port={remote}"

@@ -1,7 +1,9 @@
 //! Packet by packet: what the capture saw against what tracer told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+use tracer_lab::{Direction, Redirection};
 
 use super::{Redirected, Seen, Transport, Watched};
 use crate::told::{Address, Encapsulation, End, Hop, Trajectory};
@@ -120,27 +122,25 @@ impl Watched<'_> {
     /// device's capture shows it.
     #[track_caller]
     fn assert_redirected_hops_are_true(&self) {
-        let Redirected { from_ns, to_ns, by_node } = &self.redirected;
-        let mut told: BTreeMap<String, u64> = by_node.keys().map(|node| (node.clone(), 0)).collect();
+        let Redirected { from_ns, to_ns, by_program } = &self.redirected;
+        let mut told: BTreeMap<_, u64> = by_program.keys().map(|key| (key.clone(), 0)).collect();
+        let captured = self.observed();
         for trajectory in &self.trajectories {
             for (hop, next) in trajectory.hops.iter().zip(trajectory.hops.iter().skip(1)) {
-                if self.is_tapped(hop) {
-                    continue;
-                }
+                let Some(program) = self.redirected_by(trajectory, hop, &captured) else { continue };
                 if (*from_ns..*to_ns).contains(&hop.time_ns) {
-                    *told.entry(hop.node.clone()).or_default() += 1;
+                    *told.entry((hop.node.clone(), program)).or_default() += 1;
                 }
-                let as_seen = |hop: &Hop| (hop.src, hop.dst, hop.ttl, hop.length, hop.encapsulation.clone());
-                assert!(self.is_tapped(next), "two hops in a row that nobody saw: {trajectory}");
+                let as_seen = |hop: &Hop| (hop.src, hop.dst, hop.length, hop.encapsulation.clone());
+                let is_seen = self.redirected_by(trajectory, next, &captured).is_none();
+                assert!(is_seen, "two hops in a row that nobody saw: {trajectory}");
                 assert_eq!(as_seen(hop), as_seen(next), "{trajectory}");
+                // Delivery on the node takes one; into the tunnel, and behind the stack, the packet goes as it is.
+                let is_delivered = program == "cil_from_container" && next.role == "pod-peer";
+                assert_eq!(hop.ttl - u8::from(is_delivered), next.ttl, "{trajectory}");
             }
         }
-        assert_eq!(
-            told,
-            *by_node,
-            "hops at {:?} and packets taken away there",
-            self.lab.devices_redirected_at_egress()
-        );
+        assert_eq!(told, *by_program, "hops at {:?} and packets taken away there", self.lab.redirections());
     }
 
     /// What one trajectory says of itself, by what the lab knows.
@@ -208,13 +208,44 @@ impl Watched<'_> {
     }
 
     fn tapped_hops(&self) -> impl Iterator<Item = (&Trajectory, &Hop)> {
+        let captured = self.observed();
         let hops = self.trajectories.iter().flat_map(|told| told.hops.iter().map(move |hop| (told, hop)));
-        hops.filter(|(_, hop)| self.is_tapped(hop))
+        hops.filter(move |(told, hop)| self.redirected_by(told, hop, &captured).is_none())
     }
 
-    /// Whether a capture can see the hop.
+    /// The program that took the packet away at this hop before a tap could see it.
+    fn redirected_by(
+        &self,
+        trajectory: &Trajectory,
+        hop: &Hop,
+        captured: &BTreeSet<Observation>,
+    ) -> Option<&'static str> {
+        let program = self.redirecting(hop)?;
+        (!captured.contains(&Observation::told(trajectory, hop))).then_some(program)
+    }
+
+    /// The program that may take packets away at this hop.
+    fn redirecting(&self, hop: &Hop) -> Option<&'static str> {
+        let is_there = |hook: &Redirection| {
+            let direction = match hook.direction {
+                Direction::Ingress => "ingress",
+                Direction::Egress => "egress",
+            };
+            hook.device == hop.device && direction == hop.direction
+        };
+        self.lab.redirections().into_iter().find(is_there).map(|hook| hook.program)
+    }
+
+    /// Whether a capture sees every packet of the hop.
     pub(super) fn is_tapped(&self, hop: &Hop) -> bool {
-        hop.direction != "egress" || !self.lab.devices_redirected_at_egress().contains(&hop.device.as_str())
+        self.redirecting(hop).is_none()
+    }
+
+    /// What was captured where programs may take packets away.
+    fn observed(&self) -> BTreeSet<Observation> {
+        let devices: BTreeSet<_> = self.lab.redirections().into_iter().map(|hook| hook.device).collect();
+        let there = self.captured.iter().filter(|seen| devices.contains(&seen.device));
+        there.map(Observation::captured).collect()
     }
 
     pub(super) fn in_words(&self) -> String {

@@ -10,8 +10,15 @@ use crate::told::{Address, Encapsulation};
 
 const VXLAN_PORTS: [u16; 2] = [4789, 8472];
 const VXLAN_HEADER: usize = 8;
+const GENEVE_PORT: u16 = 6081;
+/// Without options.
+const GENEVE_HEADER: usize = 8;
 const ICMP_HEADER: usize = 8;
+
+/// Hardware types: `ARPHRD_ETHER`; `tunl0` (`ARPHRD_TUNNEL`) and WireGuard (`ARPHRD_NONE`) begin with IP.
 const ETHERNET: u16 = 1;
+const IPIP: u16 = 768;
+const NO_HEADER: u16 = 65534;
 
 /// A captured packet.
 #[derive(Clone, Debug)]
@@ -66,11 +73,15 @@ impl Seen {
     /// # Errors
     /// When the packet is broken: nothing in the lab sends such.
     pub fn parse(packet: &CapturedPacket) -> Result<Option<Self>> {
-        if packet.hardware != ETHERNET {
-            bail!("{} has hardware type {}, which the lab has nowhere", packet.device, packet.hardware);
-        }
+        let sliced = match packet.hardware {
+            ETHERNET => SlicedPacket::from_ethernet(&packet.bytes),
+            IPIP | NO_HEADER => SlicedPacket::from_ip(&packet.bytes),
+            other => bail!("{} has hardware type {other}, which the lab has nowhere", packet.device),
+        };
         let mut encapsulation = Vec::new();
-        let parsed = innermost(&packet.bytes, &mut encapsulation)
+        let parsed = sliced
+            .map_err(anyhow::Error::from)
+            .and_then(|sliced| innermost(&sliced, &mut encapsulation))
             .map_err(|error| anyhow!("{error}: {} {}: {:02x?}", packet.place, packet.device, packet.bytes))?;
         Ok(parsed.map(|inner| Self {
             place: packet.place.to_string(),
@@ -95,11 +106,38 @@ impl Seen {
 }
 
 /// Place, length and so on are left empty.
-fn innermost(frame: &[u8], outer: &mut Vec<Encapsulation>) -> Result<Option<Seen>> {
-    let packet = SlicedPacket::from_ethernet(frame)?;
+fn innermost(packet: &SlicedPacket<'_>, outer: &mut Vec<Encapsulation>) -> Result<Option<Seen>> {
     let Some(ip) = &packet.net else { return Ok(None) };
     let Some(mut seen) = addressed(ip) else { return Ok(None) };
+    if seen.protocol == etherparse::ip_number::IPV4.0 {
+        outer.push(Encapsulation {
+            kind: "ipip".to_owned(),
+            src: seen.src.ip,
+            dst: seen.dst.ip,
+            port: None,
+            identifier: 0,
+            ttl: seen.ttl,
+        });
+        let payload = packet.ip_payload().map(|payload| payload.payload).unwrap_or_default();
+        return innermost(&SlicedPacket::from_ip(payload)?, outer);
+    }
     match &packet.transport {
+        Some(TransportSlice::Udp(udp)) if udp.destination_port() == GENEVE_PORT => {
+            let header = udp.payload();
+            let options = header.first().map_or(0, |first| usize::from(first & 0x3f) * 4);
+            let Some((header, inner)) = header.split_at_checked(GENEVE_HEADER + options) else {
+                bail!("a Geneve packet of {} bytes", header.len());
+            };
+            outer.push(Encapsulation {
+                kind: "geneve".to_owned(),
+                src: seen.src.ip,
+                dst: seen.dst.ip,
+                port: Some(udp.destination_port()),
+                identifier: u32::from_be_bytes([0, header[4], header[5], header[6]]),
+                ttl: seen.ttl,
+            });
+            return innermost(&SlicedPacket::from_ethernet(inner)?, outer);
+        }
         Some(TransportSlice::Udp(udp)) if VXLAN_PORTS.contains(&udp.destination_port()) => {
             let Some((header, inner)) = udp.payload().split_at_checked(VXLAN_HEADER) else {
                 bail!("a VXLAN packet of {} bytes", udp.payload().len());
@@ -112,7 +150,7 @@ fn innermost(frame: &[u8], outer: &mut Vec<Encapsulation>) -> Result<Option<Seen
                 identifier: u32::from_be_bytes([0, header[4], header[5], header[6]]),
                 ttl: seen.ttl,
             });
-            return innermost(inner, outer);
+            return innermost(&SlicedPacket::from_ethernet(inner)?, outer);
         }
         Some(TransportSlice::Udp(udp)) => {
             seen.set_ports(udp.source_port(), udp.destination_port());

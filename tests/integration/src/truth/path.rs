@@ -1,13 +1,29 @@
 //! A trajectory's path as text that a test can hold literally, the same for both address families.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Watched;
 use crate::told::Trajectory;
 
+/// What one kind of packets goes by, literally.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    /// The other end as the pod addresses it: a pod's name, or `svc/NAME`.
+    pub to: &'a str,
+    /// `protocol family`, such as `tcp IPv4`.
+    pub kinds: &'a [&'a str],
+    pub there: &'a [&'a str],
+    pub back: &'a [&'a str],
+}
+
+/// Every kind.
+pub const ECHO_WEB_AND_DNS: &[&str] =
+    &["icmp IPv4", "icmpv6 IPv6", "tcp IPv4", "tcp IPv6", "udp IPv4", "udp IPv6"];
+
 impl Watched<'_> {
-    /// One line a hop: place, device, direction, addresses by name, TTL, tunnel with VNI and outer addresses by name. A
+    /// One line a hop: place, device, direction, addresses by name, TTL, tunnel with VNI (if it has one) and outer
+    /// addresses by name. A
     /// missing hop that is explained is a line in brackets, in its place.
     #[must_use]
     pub fn path(&self, trajectory: &Trajectory) -> Vec<String> {
@@ -18,7 +34,11 @@ impl Watched<'_> {
                 format!("{} {} {} {src} > {dst} ttl {}", hop.place(), hop.device, hop.direction, hop.ttl);
             for outer in &hop.encapsulation {
                 let (src, dst) = (self.name(outer.src), self.name(outer.dst));
-                line += &format!(" {} {} {src} > {dst}", outer.kind, outer.identifier);
+                let identifier = match outer.identifier {
+                    0 => String::new(),
+                    identifier => format!(" {identifier}"),
+                };
+                line += &format!(" {}{identifier} {src} > {dst}", outer.kind);
             }
             lines.push(line);
             let missing = trajectory.missing.iter().filter(|missing| missing.after_hop == Some(number));
@@ -27,47 +47,46 @@ impl Watched<'_> {
         lines
     }
 
-    /// Compares the paths of all trajectories from `pod` with `there`, and of all others with `back`. Whitespace does
-    /// not count. Neighbour discovery between the ends is left out: it has no way beyond its link.
+    /// Compares the path of every trajectory with that of its way. Whitespace does not count. Neighbour discovery between
+    /// the ends is left out: it has no way beyond its link.
     ///
     /// # Panics
-    /// When a path differs.
+    /// When a path differs, a packet is on none of the ways, or one of a way's kinds was not told in both directions.
     #[track_caller]
-    pub fn assert_paths(&self, pod: &str, there: &[&str], back: &[&str]) {
-        let from = self.lab.pod(pod).ips();
+    pub fn assert_ways(&self, pod: &str, ways: &[Way<'_>]) {
+        let pod = self.lab.pod(pod);
         let mut wrong: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
+        let mut told = BTreeSet::new();
         for trajectory in self.trajectories.iter().filter(|trajectory| !is_neighbour_discovery(trajectory)) {
-            let expected = if from.contains(&trajectory.src.ip) { there } else { back };
+            let is_there = pod.ips().contains(&trajectory.src.ip);
+            // As the pod knows the other end: before NAT on the way there, behind it on the way back.
+            let other = match (is_there, trajectory.hops.last()) {
+                (false, Some(last)) => last.src.ip,
+                _ => trajectory.dst.ip,
+            };
+            let (other, kind) = (self.name(other), kind(trajectory));
+            let way = ways.iter().find(|way| way.to == other && way.kinds.contains(&kind.as_str()));
+            let expected =
+                way.map_or(&["no such way"][..], |way| if is_there { way.there } else { way.back });
             let expected: Vec<_> = expected.iter().map(|line| normal(line)).collect();
             let path = self.path(trajectory);
             if path != expected {
                 wrong.entry(path).or_insert(expected);
             }
+            told.insert((other, kind, is_there));
         }
         let wrong = wrong.iter().map(|(path, expected)| {
             format!("told:\n  {}\nexpected:\n  {}\n", path.join("\n  "), expected.join("\n  "))
         });
         let wrong: Vec<_> = wrong.collect();
         assert!(wrong.is_empty(), "{} other paths\n{}{}", wrong.len(), wrong.concat(), self.in_words());
-    }
-
-    /// What was told, as `protocol family direction`, each once and sorted; `there` is from `pod`.
-    #[must_use]
-    pub fn kinds(&self, pod: &str) -> Vec<String> {
-        let from = self.lab.pod(pod).ips();
-        let mut kinds: Vec<_> = self
-            .trajectories
-            .iter()
-            .filter(|trajectory| !is_neighbour_discovery(trajectory))
-            .map(|told| {
-                let family = if told.src.ip.is_ipv6() { "IPv6" } else { "IPv4" };
-                let way = if from.contains(&told.src.ip) { "there" } else { "back" };
-                format!("{} {family} {way}", told.protocol)
-            })
-            .collect();
-        kinds.sort();
-        kinds.dedup();
-        kinds
+        let both = [true, false];
+        let expected = ways.iter().flat_map(|way| {
+            let of_kind =
+                move |kind: &&str| both.map(|is_there| (way.to.to_owned(), (*kind).to_owned(), is_there));
+            way.kinds.iter().flat_map(of_kind)
+        });
+        assert_eq!(told, expected.collect(), "told, as other end, kind and whether from {}", pod.name());
     }
 
     fn name(&self, ip: IpAddr) -> String {
@@ -83,6 +102,11 @@ impl Watched<'_> {
 
 fn normal(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn kind(trajectory: &Trajectory) -> String {
+    let family = if trajectory.src.ip.is_ipv6() { "IPv6" } else { "IPv4" };
+    format!("{} {family}", trajectory.protocol)
 }
 
 fn is_neighbour_discovery(trajectory: &Trajectory) -> bool {

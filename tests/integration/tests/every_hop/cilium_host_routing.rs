@@ -1,137 +1,126 @@
 //! Cilium with BPF host routing: `bpf_redirect_peer` delivers past the egress of the lxc device (in brackets: a hop that
 //! is missing for a reason). What comes from the node's stack by `cilium_host` cannot be delivered so.
 
+use tracer_integration::{ECHO_WEB_AND_DNS, Way, lab};
 use tracer_lab::Topology;
 
-use crate::{assert_kube_dns_is_reached, assert_pod_is_reached, assert_web_service_is_reached};
-
-const TOPOLOGY: Topology = Topology::CiliumHostRouting;
+use crate::{DNS, WEB, assert_every_way};
 
 #[test]
-fn every_hop_to_a_pod_on_another_node_is_told() {
-    assert_pod_is_reached(
-        TOPOLOGY,
-        "httpbin",
+fn every_hop_to_pods_and_services_is_told() {
+    assert_every_way(
+        &lab(Topology::CiliumHostRouting).unwrap(),
         &[
-            "default/curl     eth0             egress   curl > httpbin  ttl 64",
-            "telekom-xwkb3    lxced3096cb2cb1  ingress  curl > httpbin  ttl 64",
-            "telekom-xwkb3    cilium_vxlan     egress   curl > httpbin  ttl 64",
-            "telekom-xwkb3    eth0             egress   curl > httpbin  ttl 64  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
-            "telekom-xwkb8    eth0             ingress  curl > httpbin  ttl 64  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
-            "telekom-xwkb8    cilium_vxlan     ingress  curl > httpbin  ttl 64",
-            "(lxc0f9f206e5d0b egress on telekom-xwkb8)",
-            "default/httpbin  eth0             ingress  curl > httpbin  ttl 63",
-        ],
-        &[
-            "default/httpbin  eth0             egress   httpbin > curl  ttl 64",
-            "telekom-xwkb8    lxc0f9f206e5d0b  ingress  httpbin > curl  ttl 64",
-            "telekom-xwkb8    cilium_vxlan     egress   httpbin > curl  ttl 64",
-            "telekom-xwkb8    eth0             egress   httpbin > curl  ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
-            "telekom-xwkb3    eth0             ingress  httpbin > curl  ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
-            "telekom-xwkb3    cilium_vxlan     ingress  httpbin > curl  ttl 64",
-            "(lxced3096cb2cb1 egress on telekom-xwkb3)",
-            "default/curl     eth0             ingress  httpbin > curl  ttl 63",
-        ],
-    );
-}
-
-#[test]
-fn every_hop_to_a_pod_on_the_same_node_is_told() {
-    assert_pod_is_reached(
-        TOPOLOGY,
-        "httpbin-local",
-        &[
-            "default/curl           eth0             egress   curl > httpbin-local  ttl 64",
-            "telekom-xwkb3          lxced3096cb2cb1  ingress  curl > httpbin-local  ttl 64",
-            "(lxc5b7d0e42a91c egress on telekom-xwkb3)",
-            "default/httpbin-local  eth0             ingress  curl > httpbin-local  ttl 63",
-        ],
-        &[
-            "default/httpbin-local  eth0             egress   httpbin-local > curl  ttl 64",
-            "telekom-xwkb3          lxc5b7d0e42a91c  ingress  httpbin-local > curl  ttl 64",
-            "(lxced3096cb2cb1 egress on telekom-xwkb3)",
-            "default/curl           eth0             ingress  httpbin-local > curl  ttl 63",
-        ],
-    );
-}
-
-#[test]
-fn every_hop_to_a_service_on_another_node_is_told() {
-    assert_web_service_is_reached(
-        TOPOLOGY,
-        "httpbin",
-        &[
-            "default/curl     eth0             egress   curl > svc/httpbin  ttl 64",
-            "telekom-xwkb3    lxced3096cb2cb1  ingress  curl > svc/httpbin  ttl 64",
-            "telekom-xwkb3    cilium_host      egress   curl > httpbin      ttl 63",
-            "telekom-xwkb3    cilium_vxlan     egress   curl > httpbin      ttl 63",
-            "telekom-xwkb3    eth0             egress   curl > httpbin      ttl 63  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
-            "telekom-xwkb8    eth0             ingress  curl > httpbin      ttl 63  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
-            "telekom-xwkb8    cilium_vxlan     ingress  curl > httpbin      ttl 63",
-            "(lxc0f9f206e5d0b egress on telekom-xwkb8)",
-            "default/httpbin  eth0             ingress  curl > httpbin      ttl 62",
-        ],
-        &[
-            "default/httpbin  eth0             egress   httpbin > curl      ttl 64",
-            "telekom-xwkb8    lxc0f9f206e5d0b  ingress  httpbin > curl      ttl 64",
-            "telekom-xwkb8    cilium_vxlan     egress   httpbin > curl      ttl 64",
-            "telekom-xwkb8    eth0             egress   httpbin > curl      ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
-            "telekom-xwkb3    eth0             ingress  httpbin > curl      ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
-            "telekom-xwkb3    cilium_vxlan     ingress  httpbin > curl      ttl 64",
-            "telekom-xwkb3    cilium_host      egress   svc/httpbin > curl  ttl 63",
-            "telekom-xwkb3    lxced3096cb2cb1  egress   svc/httpbin > curl  ttl 63",
-            "default/curl     eth0             ingress  svc/httpbin > curl  ttl 63",
-        ],
-    );
-}
-
-#[test]
-fn every_hop_to_a_service_on_the_same_node_is_told() {
-    assert_web_service_is_reached(
-        TOPOLOGY,
-        "httpbin-local",
-        &[
-            "default/curl           eth0             egress   curl > svc/httpbin-local  ttl 64",
-            "telekom-xwkb3          lxced3096cb2cb1  ingress  curl > svc/httpbin-local  ttl 64",
-            "telekom-xwkb3          cilium_host      egress   curl > httpbin-local      ttl 63",
-            "telekom-xwkb3          lxc5b7d0e42a91c  egress   curl > httpbin-local      ttl 63",
-            "default/httpbin-local  eth0             ingress  curl > httpbin-local      ttl 63",
-        ],
-        &[
-            "default/httpbin-local  eth0             egress   httpbin-local > curl      ttl 64",
-            "telekom-xwkb3          lxc5b7d0e42a91c  ingress  httpbin-local > curl      ttl 64",
-            "telekom-xwkb3          cilium_host      egress   svc/httpbin-local > curl  ttl 63",
-            "telekom-xwkb3          lxced3096cb2cb1  egress   svc/httpbin-local > curl  ttl 63",
-            "default/curl           eth0             ingress  svc/httpbin-local > curl  ttl 63",
-        ],
-    );
-}
-
-#[test]
-fn every_hop_to_kube_dns_is_told() {
-    assert_kube_dns_is_reached(
-        TOPOLOGY,
-        &[
-            "default/curl         eth0             egress   curl > svc/kube-dns  ttl 64",
-            "telekom-xwkb3        lxced3096cb2cb1  ingress  curl > svc/kube-dns  ttl 64",
-            "telekom-xwkb3        cilium_host      egress   curl > coredns       ttl 63",
-            "telekom-xwkb3        cilium_vxlan     egress   curl > coredns       ttl 63",
-            "telekom-xwkb3        eth0             egress   curl > coredns       ttl 63  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
-            "telekom-xwkb8        eth0             ingress  curl > coredns       ttl 63  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
-            "telekom-xwkb8        cilium_vxlan     ingress  curl > coredns       ttl 63",
-            "(lxc8c21f7a0d3e4 egress on telekom-xwkb8)",
-            "kube-system/coredns  eth0             ingress  curl > coredns       ttl 62",
-        ],
-        &[
-            "kube-system/coredns  eth0             egress   coredns > curl       ttl 64",
-            "telekom-xwkb8        lxc8c21f7a0d3e4  ingress  coredns > curl       ttl 64",
-            "telekom-xwkb8        cilium_vxlan     egress   coredns > curl       ttl 64",
-            "telekom-xwkb8        eth0             egress   coredns > curl       ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
-            "telekom-xwkb3        eth0             ingress  coredns > curl       ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
-            "telekom-xwkb3        cilium_vxlan     ingress  coredns > curl       ttl 64",
-            "telekom-xwkb3        cilium_host      egress   svc/kube-dns > curl  ttl 63",
-            "telekom-xwkb3        lxced3096cb2cb1  egress   svc/kube-dns > curl  ttl 63",
-            "default/curl         eth0             ingress  svc/kube-dns > curl  ttl 63",
+            Way {
+                to: "httpbin",
+                kinds: ECHO_WEB_AND_DNS,
+                there: &[
+                    "default/curl     eth0             egress   curl > httpbin  ttl 64",
+                    "telekom-xwkb3    lxced3096cb2cb1  ingress  curl > httpbin  ttl 64",
+                    "telekom-xwkb3    cilium_vxlan     egress   curl > httpbin  ttl 64",
+                    "telekom-xwkb3    eth0             egress   curl > httpbin  ttl 64  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
+                    "telekom-xwkb8    eth0             ingress  curl > httpbin  ttl 64  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
+                    "telekom-xwkb8    cilium_vxlan     ingress  curl > httpbin  ttl 64",
+                    "(lxc0f9f206e5d0b egress on telekom-xwkb8)",
+                    "default/httpbin  eth0             ingress  curl > httpbin  ttl 63",
+                ],
+                back: &[
+                    "default/httpbin  eth0             egress   httpbin > curl  ttl 64",
+                    "telekom-xwkb8    lxc0f9f206e5d0b  ingress  httpbin > curl  ttl 64",
+                    "telekom-xwkb8    cilium_vxlan     egress   httpbin > curl  ttl 64",
+                    "telekom-xwkb8    eth0             egress   httpbin > curl  ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
+                    "telekom-xwkb3    eth0             ingress  httpbin > curl  ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
+                    "telekom-xwkb3    cilium_vxlan     ingress  httpbin > curl  ttl 64",
+                    "(lxced3096cb2cb1 egress on telekom-xwkb3)",
+                    "default/curl     eth0             ingress  httpbin > curl  ttl 63",
+                ],
+            },
+            Way {
+                to: "httpbin-local",
+                kinds: ECHO_WEB_AND_DNS,
+                there: &[
+                    "default/curl           eth0             egress   curl > httpbin-local  ttl 64",
+                    "telekom-xwkb3          lxced3096cb2cb1  ingress  curl > httpbin-local  ttl 64",
+                    "(lxc5b7d0e42a91c egress on telekom-xwkb3)",
+                    "default/httpbin-local  eth0             ingress  curl > httpbin-local  ttl 63",
+                ],
+                back: &[
+                    "default/httpbin-local  eth0             egress   httpbin-local > curl  ttl 64",
+                    "telekom-xwkb3          lxc5b7d0e42a91c  ingress  httpbin-local > curl  ttl 64",
+                    "(lxced3096cb2cb1 egress on telekom-xwkb3)",
+                    "default/curl           eth0             ingress  httpbin-local > curl  ttl 63",
+                ],
+            },
+            Way {
+                to: "svc/httpbin",
+                kinds: WEB,
+                there: &[
+                    "default/curl     eth0             egress   curl > svc/httpbin  ttl 64",
+                    "telekom-xwkb3    lxced3096cb2cb1  ingress  curl > svc/httpbin  ttl 64",
+                    "telekom-xwkb3    cilium_host      egress   curl > httpbin      ttl 63",
+                    "telekom-xwkb3    cilium_vxlan     egress   curl > httpbin      ttl 63",
+                    "telekom-xwkb3    eth0             egress   curl > httpbin      ttl 63  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
+                    "telekom-xwkb8    eth0             ingress  curl > httpbin      ttl 63  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
+                    "telekom-xwkb8    cilium_vxlan     ingress  curl > httpbin      ttl 63",
+                    "(lxc0f9f206e5d0b egress on telekom-xwkb8)",
+                    "default/httpbin  eth0             ingress  curl > httpbin      ttl 62",
+                ],
+                back: &[
+                    "default/httpbin  eth0             egress   httpbin > curl      ttl 64",
+                    "telekom-xwkb8    lxc0f9f206e5d0b  ingress  httpbin > curl      ttl 64",
+                    "telekom-xwkb8    cilium_vxlan     egress   httpbin > curl      ttl 64",
+                    "telekom-xwkb8    eth0             egress   httpbin > curl      ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
+                    "telekom-xwkb3    eth0             ingress  httpbin > curl      ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
+                    "telekom-xwkb3    cilium_vxlan     ingress  httpbin > curl      ttl 64",
+                    "telekom-xwkb3    cilium_host      egress   svc/httpbin > curl  ttl 63",
+                    "telekom-xwkb3    lxced3096cb2cb1  egress   svc/httpbin > curl  ttl 63",
+                    "default/curl     eth0             ingress  svc/httpbin > curl  ttl 63",
+                ],
+            },
+            Way {
+                to: "svc/httpbin-local",
+                kinds: WEB,
+                there: &[
+                    "default/curl           eth0             egress   curl > svc/httpbin-local  ttl 64",
+                    "telekom-xwkb3          lxced3096cb2cb1  ingress  curl > svc/httpbin-local  ttl 64",
+                    "telekom-xwkb3          cilium_host      egress   curl > httpbin-local      ttl 63",
+                    "telekom-xwkb3          lxc5b7d0e42a91c  egress   curl > httpbin-local      ttl 63",
+                    "default/httpbin-local  eth0             ingress  curl > httpbin-local      ttl 63",
+                ],
+                back: &[
+                    "default/httpbin-local  eth0             egress   httpbin-local > curl      ttl 64",
+                    "telekom-xwkb3          lxc5b7d0e42a91c  ingress  httpbin-local > curl      ttl 64",
+                    "telekom-xwkb3          cilium_host      egress   svc/httpbin-local > curl  ttl 63",
+                    "telekom-xwkb3          lxced3096cb2cb1  egress   svc/httpbin-local > curl  ttl 63",
+                    "default/curl           eth0             ingress  svc/httpbin-local > curl  ttl 63",
+                ],
+            },
+            Way {
+                to: "svc/kube-dns",
+                kinds: DNS,
+                there: &[
+                    "default/curl         eth0             egress   curl > svc/kube-dns  ttl 64",
+                    "telekom-xwkb3        lxced3096cb2cb1  ingress  curl > svc/kube-dns  ttl 64",
+                    "telekom-xwkb3        cilium_host      egress   curl > coredns       ttl 63",
+                    "telekom-xwkb3        cilium_vxlan     egress   curl > coredns       ttl 63",
+                    "telekom-xwkb3        eth0             egress   curl > coredns       ttl 63  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
+                    "telekom-xwkb8        eth0             ingress  curl > coredns       ttl 63  vxlan 2735 telekom-xwkb3 > telekom-xwkb8",
+                    "telekom-xwkb8        cilium_vxlan     ingress  curl > coredns       ttl 63",
+                    "(lxc8c21f7a0d3e4 egress on telekom-xwkb8)",
+                    "kube-system/coredns  eth0             ingress  curl > coredns       ttl 62",
+                ],
+                back: &[
+                    "kube-system/coredns  eth0             egress   coredns > curl       ttl 64",
+                    "telekom-xwkb8        lxc8c21f7a0d3e4  ingress  coredns > curl       ttl 64",
+                    "telekom-xwkb8        cilium_vxlan     egress   coredns > curl       ttl 64",
+                    "telekom-xwkb8        eth0             egress   coredns > curl       ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
+                    "telekom-xwkb3        eth0             ingress  coredns > curl       ttl 64  vxlan 2735 telekom-xwkb8 > telekom-xwkb3",
+                    "telekom-xwkb3        cilium_vxlan     ingress  coredns > curl       ttl 64",
+                    "telekom-xwkb3        cilium_host      egress   svc/kube-dns > curl  ttl 63",
+                    "telekom-xwkb3        lxced3096cb2cb1  egress   svc/kube-dns > curl  ttl 63",
+                    "default/curl         eth0             ingress  svc/kube-dns > curl  ttl 63",
+                ],
+            },
         ],
     );
 }

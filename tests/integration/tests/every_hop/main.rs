@@ -10,63 +10,66 @@ mod routed;
 
 use std::net::SocketAddr;
 
-use tracer_integration::{Watch, Watched, lab};
-use tracer_lab::{Lab, RecordType, Topology};
+use tracer_integration::{Watch, Watched, Way};
+use tracer_lab::{Lab, RecordType};
 
 /// A name that the lab's DNS has, under both types.
 const NAME: &str = "kube-dns.kube-system.svc.cluster.local";
 
-/// HTTP, DNS and echo requests from curl to a pod, over both families, go by `there` and are answered by `back`.
+/// What is sent to Services.
+const WEB: &[&str] = &["tcp IPv4", "tcp IPv6"];
+const DNS: &[&str] = &["udp IPv4", "udp IPv6"];
+
+/// One lab, and a follow for each server: all that [`watch_server`] sends goes by `ways`, and what is told is what was
+/// captured.
 #[track_caller]
-fn assert_pod_is_reached(topology: Topology, pod: &str, there: &[&str], back: &[&str]) {
-    let lab = lab(topology).unwrap();
-    let (curl, server) = (lab.pod("curl"), lab.pod(pod));
+fn assert_every_way(lab: &Lab, ways: &[Way<'_>]) {
+    for server in ["httpbin", "httpbin-local"] {
+        assert_ways_to(&watch_server(lab, server), server, ways);
+    }
+    if ways.iter().any(|way| way.to == "svc/kube-dns") {
+        assert_ways_to(&watch_kube_dns(lab), "kube-dns", ways);
+    }
+}
+
+#[track_caller]
+fn assert_ways_to(watched: &Watched<'_>, server: &str, ways: &[Way<'_>]) {
+    let is_to = |way: &&Way<'_>| way.to.strip_prefix("svc/").unwrap_or(way.to) == server;
+    let ways: Vec<_> = ways.iter().filter(is_to).copied().collect();
+    watched.assert_ways("curl", &ways);
+    watched.assert_told_is_true();
+}
+
+/// HTTP, DNS and echo requests from curl to a pod and HTTP requests to its Service, over both families.
+fn watch_server<'a>(lab: &'a Lab, name: &str) -> Watched<'a> {
+    let (curl, server) = (lab.pod("curl"), lab.pod(name));
     let web = server.serve_http(80).unwrap();
     let dns = server.serve_dns(53, lab.dns_records()).unwrap();
-    let watch = Watch::start(&lab, "curl", pod).unwrap();
+    let watch = Watch::start(lab, "curl", &format!("svc/{name}")).unwrap();
 
     for ip in server.ips() {
         assert_eq!(curl.curl(&format!("http://{}/", SocketAddr::new(ip, 80))).unwrap().status, 200);
         assert_eq!(curl.dns_query(SocketAddr::new(ip, 53), NAME, RecordType::A).unwrap().len(), 1);
         assert_eq!(curl.ping(ip, 3).unwrap().received, 3);
     }
+    ask_web_service(lab, name);
     drop((web, dns));
 
-    let watched = watch.stop().unwrap();
-    assert_way(
-        &watched,
-        &["icmp IPv4", "icmpv6 IPv6", "tcp IPv4", "tcp IPv6", "udp IPv4", "udp IPv6"],
-        there,
-        back,
-    );
-}
-
-/// HTTP requests from curl to a Service, over both families, go by `there` and are answered by `back`.
-#[track_caller]
-fn assert_web_service_is_reached(topology: Topology, service: &str, there: &[&str], back: &[&str]) {
-    let lab = lab(topology).unwrap();
-    assert_way(&watch_web_service(&lab, service), &["tcp IPv4", "tcp IPv6"], there, back);
-}
-
-/// An HTTP request from curl to a Service, over each family.
-fn watch_web_service<'a>(lab: &'a Lab, service: &str) -> Watched<'a> {
-    let (curl, server, service) = (lab.pod("curl"), lab.pod(service), lab.service(service));
-    let web = server.serve_http(80).unwrap();
-    let watch = Watch::start(lab, "curl", &format!("svc/{}", service.name)).unwrap();
-
-    for ip in service.cluster_ips() {
-        assert_eq!(curl.curl(&format!("http://{}/", SocketAddr::new(ip, 8000))).unwrap().status, 200);
-    }
-    drop(web);
     watch.stop().unwrap()
 }
 
-/// DNS queries from curl to kube-dns, over both families, go by `there` and are answered by `back`.
-#[track_caller]
-fn assert_kube_dns_is_reached(topology: Topology, there: &[&str], back: &[&str]) {
-    let lab = lab(topology).unwrap();
+/// An HTTP request from curl to a Service, over each family.
+fn ask_web_service(lab: &Lab, service: &str) {
+    for ip in lab.service(service).cluster_ips() {
+        let url = format!("http://{}/", SocketAddr::new(ip, 8000));
+        assert_eq!(lab.pod("curl").curl(&url).unwrap().status, 200);
+    }
+}
+
+/// DNS queries from curl to kube-dns, over both families.
+fn watch_kube_dns(lab: &Lab) -> Watched<'_> {
     let _dns = lab.pod("coredns").serve_dns(53, lab.dns_records()).unwrap();
-    let watch = Watch::start(&lab, "curl", "kube-dns.kube-system").unwrap();
+    let watch = Watch::start(lab, "curl", "kube-dns.kube-system").unwrap();
 
     for ip in lab.service("kube-dns").cluster_ips() {
         for kind in [RecordType::A, RecordType::Aaaa] {
@@ -75,13 +78,5 @@ fn assert_kube_dns_is_reached(topology: Topology, there: &[&str], back: &[&str])
         }
     }
 
-    assert_way(&watch.stop().unwrap(), &["udp IPv4", "udp IPv6"], there, back);
-}
-
-#[track_caller]
-fn assert_way(watched: &Watched<'_>, kinds: &[&str], there: &[&str], back: &[&str]) {
-    watched.assert_told_is_true();
-    let both_ways = kinds.iter().flat_map(|kind| ["back", "there"].map(|way| format!("{kind} {way}")));
-    assert_eq!(watched.kinds("curl"), both_ways.collect::<Vec<_>>());
-    watched.assert_paths("curl", there, back);
+    watch.stop().unwrap()
 }

@@ -70,6 +70,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let status = observe.wait().context("cannot wait for tracer observe")?;
     ensure!(status.success(), "tracer observe ended with {status}");
     let _ = fs::write(options.directory.join("counters"), counters(&lab));
+    drop(servers);
+    lab.release_nic(&options.node)?;
     println!("@@ ended");
     Ok(())
 }
