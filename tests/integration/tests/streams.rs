@@ -28,7 +28,10 @@ fn two_live_streams_are_joined_for_tcp_udp_and_icmp() {
     assert_joined(&report, &sent);
     let streams = &report.summary().streams;
     assert_eq!(streams.iter().map(|stream| stream.nodes.join(",")).collect::<Vec<_>>(), [NEAR, FAR]);
-    assert!(streams.iter().all(|stream| !stream.kernel.is_empty() && stream.end == "interrupted"), "{streams:?}");
+    assert!(
+        streams.iter().all(|stream| !stream.kernel.is_empty() && stream.end == "interrupted"),
+        "{streams:?}"
+    );
 }
 
 #[test]
@@ -73,7 +76,10 @@ fn a_stream_that_stalls_delays_verdicts_and_makes_no_losses() {
     let live = Live::start(&lab);
     // Longer than the correlator waits for late records, shorter than what is called silence.
     live.observers[1].signal(Signal::STOP).unwrap();
-    assert_eq!(lab.pod("curl").ping_with(lab.pod("httpbin").ipv4().into(), 10, &["-i", "0.2"]).unwrap().received, 10);
+    assert_eq!(
+        lab.pod("curl").ping_with(lab.pod("httpbin").ipv4().into(), 10, &["-i", "0.2"]).unwrap().received,
+        10
+    );
     live.observers[1].signal(Signal::CONT).unwrap();
     live.follow.eventually(SOON, "all pings are told", |told| of(told, "icmp").count() >= 20);
     let report = live.stop();
@@ -99,7 +105,11 @@ fn a_stream_that_is_cut_off_is_said_and_no_loss_is_told_behind_it() {
     live.follow.eventually(SOON, "later pings are told", |told| of(told, "icmp").count() >= 8);
 
     let report = live.follow.stop().unwrap();
-    assert!(report.trajectories.iter().all(|told| told.verdict != Verdict::Lost), "{:?}", report.trajectories);
+    assert!(
+        report.trajectories.iter().all(|told| told.verdict != Verdict::Lost),
+        "{:?}",
+        report.trajectories
+    );
     let streams = &report.summary().streams;
     assert_eq!(streams[0].end, "still running");
     assert!(streams[1].end.contains("was cut off"), "{streams:?}");
@@ -171,7 +181,11 @@ fn assert_joined(report: &Report, sent: &Sent) {
     assert!(count("tcp") >= sent.tcp, "{}", count("tcp"));
     for told in &report.trajectories {
         assert_eq!(told.verdict, Verdict::Delivered, "{told}");
-        let way: Vec<_> = told.path().into_iter().map(|(place, device, direction)| format!("{place} {device} {direction}")).collect();
+        let way: Vec<_> = told
+            .path()
+            .into_iter()
+            .map(|(place, device, direction)| format!("{place} {device} {direction}"))
+            .collect();
         let there = told.src.pod.as_deref() == Some("curl");
         assert_eq!(way, if there { THERE } else { BACK }, "{told}");
     }

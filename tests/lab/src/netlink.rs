@@ -183,7 +183,8 @@ pub(crate) fn in_netns<T: Send>(
 
 /// Moves a device of this thread's namespace into another. Returns its index there.
 pub(crate) fn give_away(device: &str, to: &Netns) -> Result<u32> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot make a socket to ask for a device")?;
+    let socket =
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot make a socket to ask for a device")?;
     let ifindex = rustix::net::netdevice::name_to_index(&socket, device)
         .with_context(|| format!("this machine has no device {device}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()

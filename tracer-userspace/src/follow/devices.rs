@@ -96,12 +96,7 @@ impl Devices {
     }
 
     /// A device of a node is gone, and with it its other end in a pod.
-    pub fn gone(
-        &mut self,
-        device: (NetnsId, u32),
-        observer: &mut Observer,
-        emit: &mut impl FnMut(Event),
-    ) {
+    pub fn gone(&mut self, device: (NetnsId, u32), observer: &mut Observer, emit: &mut impl FnMut(Event)) {
         if let Some(other_end) = self.other_ends.remove(&device) {
             self.release(other_end, observer, emit);
         }
@@ -114,12 +109,7 @@ impl Devices {
     }
 
     /// Lets go of a device. The next [`Devices::follow_plan`] attaches to it again if it is still wanted.
-    pub fn release(
-        &mut self,
-        device: (NetnsId, u32),
-        observer: &mut Observer,
-        emit: &mut impl FnMut(Event),
-    ) {
+    pub fn release(&mut self, device: (NetnsId, u32), observer: &mut Observer, emit: &mut impl FnMut(Event)) {
         for point in observer.release(device.0, device.1) {
             emit(Event::PointGone(point));
         }

@@ -24,7 +24,8 @@ pub fn run(args: &FollowArgs) -> Result<(), Failure> {
     block_on(async {
         // Before anything is attached: from here on a signal ends the run in good order.
         let interrupted = Interrupted::listen()?;
-        let mut joining = Joining::new(args, &prepared.selection, prepared.site.names().clone(), monotonic_ns());
+        let mut joining =
+            Joining::new(args, &prepared.selection, prepared.site.names().clone(), monotonic_ns());
         joining.set_wall_clock(ClockId(0), wall_clock_offset_ns().into());
         let mut observation =
             Observation::start(prepared, &args.selection, &args.hooks, &mut |event| joining.take(event))?;

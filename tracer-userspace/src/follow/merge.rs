@@ -198,7 +198,11 @@ impl<'a> Merge<'a> {
                 self.end(index, reason.clone());
                 // That a recording ends is not worth a word.
                 if !self.streams[index].recorded {
-                    notice(&format!("note: {} has ended ({reason}){}", self.name(index), self.consequence(index)));
+                    notice(&format!(
+                        "note: {} has ended ({reason}){}",
+                        self.name(index),
+                        self.consequence(index)
+                    ));
                 }
             }
         }
@@ -216,7 +220,10 @@ impl<'a> Merge<'a> {
         let Some(clock) = self.streams[index].clock else { return };
         if self.streams[index].points.len() >= MAX_POINTS {
             if self.streams[index].points.len() == MAX_POINTS {
-                notice(&format!("warning: {} has more than {MAX_POINTS} points: the rest is ignored", self.name(index)));
+                notice(&format!(
+                    "warning: {} has more than {MAX_POINTS} points: the rest is ignored",
+                    self.name(index)
+                ));
                 self.streams[index].points.insert(point.id.0, None);
             }
             return;
@@ -379,9 +386,8 @@ impl<'a> Merge<'a> {
     }
 
     fn announce_if_ready(&mut self) {
-        let is_ready = |stream: &Stream| {
-            stream.progress.until_ns().is_some() || stream.silent || stream.end.is_some()
-        };
+        let is_ready =
+            |stream: &Stream| stream.progress.until_ns().is_some() || stream.silent || stream.end.is_some();
         if !self.announced && self.streams.iter().all(is_ready) {
             self.announce();
         }
@@ -401,9 +407,10 @@ impl<'a> Merge<'a> {
 
     fn finish(mut self, ending: Ending) -> Result<(), Failure> {
         if self.points.is_empty() && self.streams.iter().all(|stream| stream.end.is_some()) {
-            let ends = self.streams.iter().map(|stream| {
-                format!("  - {}: {}", stream.path, stream.end.as_deref().unwrap_or_default())
-            });
+            let ends = self
+                .streams
+                .iter()
+                .map(|stream| format!("  - {}: {}", stream.path, stream.end.as_deref().unwrap_or_default()));
             let ends: Vec<_> = ends.collect();
             return Err(Failure::Failed(format!("no stream has told of any point:\n{}", ends.join("\n"))));
         }

@@ -98,7 +98,9 @@ struct Telling {
 impl Telling {
     fn begin(observation: &Observation<'_>) -> Result<Self, Failure> {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|error| {
-            Failure::Failed(format!("cannot tell whose clock this is: /proc/sys/kernel/random/boot_id: {error}"))
+            Failure::Failed(format!(
+                "cannot tell whose clock this is: /proc/sys/kernel/random/boot_id: {error}"
+            ))
         })?;
         let hello = Hello {
             tracer: env!("CARGO_PKG_VERSION").to_owned(),

@@ -201,11 +201,7 @@ pub(super) fn sighting_from_wire(sighting: wire::Sighting) -> Checked<Sighted> {
         identification: sighting.identification,
         fragment,
         icmp,
-        encapsulation: sighting
-            .encapsulation
-            .iter()
-            .map(encapsulation_from_wire)
-            .collect::<Checked<_>>()?,
+        encapsulation: sighting.encapsulation.iter().map(encapsulation_from_wire).collect::<Checked<_>>()?,
     };
     Ok(Sighted { point: sighting.point, time_ns: sighting.time_ns, packet })
 }

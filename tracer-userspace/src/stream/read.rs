@@ -67,8 +67,12 @@ impl<R: Read> StreamReader<R> {
     /// # Errors
     /// It is no stream.
     pub fn begin(input: R) -> Result<Self, StreamError> {
-        let mut reader =
-            Self { input: BufReader::with_capacity(64 << 10, input), buffer: Vec::new(), count: 0, ended: false };
+        let mut reader = Self {
+            input: BufReader::with_capacity(64 << 10, input),
+            buffer: Vec::new(),
+            count: 0,
+            ended: false,
+        };
         let mut magic = Vec::with_capacity(MAGIC.len());
         reader.input.by_ref().take(MAGIC.len() as u64).read_to_end(&mut magic)?;
         if magic.is_empty() {
@@ -77,7 +81,11 @@ impl<R: Read> StreamReader<R> {
         if magic == MAGIC {
             return Ok(reader);
         }
-        Err(if MAGIC.starts_with(&magic) { StreamError::CutOff { after: 0 } } else { StreamError::NotAStream })
+        Err(if MAGIC.starts_with(&magic) {
+            StreamError::CutOff { after: 0 }
+        } else {
+            StreamError::NotAStream
+        })
     }
 
     /// The next message that means something to this version; `None` behind the end.

@@ -1,7 +1,7 @@
 use std::io::{self, Cursor, Read};
 
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 use tracer_common::ABI_VERSION;
 
 use super::read::{StreamError, StreamReader};
@@ -28,7 +28,10 @@ fn what_is_written_is_read() {
         .collect();
     assert_eq!(read.len(), sightings.len());
     for (read, written) in read.iter().zip(&sightings) {
-        assert_eq!((read.point, read.time_ns, &read.packet), (written.point.id.0, written.time_ns, &written.packet));
+        assert_eq!(
+            (read.point, read.time_ns, &read.packet),
+            (written.point.id.0, written.time_ns, &written.packet)
+        );
     }
     let points = told.iter().filter(|told| matches!(told, Told::Point { .. })).count();
     assert_eq!(points, world.points.len());
@@ -176,12 +179,16 @@ fn hello() -> Hello {
 }
 
 fn counts() -> Counts {
-    Counts { outcomes: [("recorded".to_owned(), 12)].into(), losses: Losses { ring_full: 3, ..Losses::default() } }
+    Counts {
+        outcomes: [("recorded".to_owned(), 12)].into(),
+        losses: Losses { ring_full: 3, ..Losses::default() },
+    }
 }
 
 fn some_pings() -> (World, Vec<Sighting>) {
     let world = two_nodes(false, "vxlan");
-    let sightings = (1..4u64).flat_map(|n| world.walk(n * 1_000_000, &ping(CURL, HTTPBIN, n as u32), ROUTED)).collect();
+    let sightings =
+        (1..4u64).flat_map(|n| world.walk(n * 1_000_000, &ping(CURL, HTTPBIN, n as u32), ROUTED)).collect();
     (world, sightings)
 }
 

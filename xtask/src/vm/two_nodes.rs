@@ -84,7 +84,11 @@ pub(crate) fn run(dir: &Path, halves: [Half<'_>; 2], programs: &Path) -> Result<
             group: format!("two nodes, {topology}"),
             passed,
             took: started.elapsed(),
-            tests: vec![(topology.to_owned(), if passed { "ok" } else { "FAILED" }.to_owned(), started.elapsed())],
+            tests: vec![(
+                topology.to_owned(),
+                if passed { "ok" } else { "FAILED" }.to_owned(),
+                started.elapsed(),
+            )],
         });
         if !passed {
             for node in &nodes {

@@ -72,7 +72,8 @@ impl Sources {
                 let Poll::Ready(heard) = source.receiver.poll_recv(context) else { continue };
                 let heard = heard.unwrap_or(Heard::Gone);
                 source.beats += u64::from(matches!(heard, Heard::Told(Told::Heartbeat(_))));
-                source.ended = !matches!(heard, Heard::Told(_)) || matches!(heard, Heard::Told(Told::End { .. }));
+                source.ended =
+                    !matches!(heard, Heard::Told(_)) || matches!(heard, Heard::Told(Told::End { .. }));
                 self.first = (index + 1) % self.all.len();
                 return Poll::Ready((index, heard));
             }

@@ -43,7 +43,14 @@ fn the_json_form_has_the_same_figures() {
     let wire = line["legs"].as_array().unwrap().iter().find(|leg| leg["unknown"] == 4).unwrap();
     assert_eq!((&wire["count"], &wire["p50_ns"]), (&Value::from(4), &Value::Null));
     let documented = include_str!("../../../../docs/json.md");
-    for object in [&line, &line["packets"], &line["losses"], &line["legs"][0], &line["legs"][0]["from"], &line["streams"][0]] {
+    for object in [
+        &line,
+        &line["packets"],
+        &line["losses"],
+        &line["legs"][0],
+        &line["legs"][0]["from"],
+        &line["streams"][0],
+    ] {
         for field in object.as_object().unwrap().keys() {
             assert!(documented.contains(&format!("`{field}`")), "{field} is not in docs/json.md");
         }

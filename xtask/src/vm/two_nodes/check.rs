@@ -41,7 +41,8 @@ pub(super) fn check(lines: &[String], nodes: [&str; 2]) -> Result<()> {
     for stage in ["ring_full", "channel_full", "undecodable", "unattributed", "evicted"] {
         ensure!(summary["losses"][stage] == 0, "records or packets were lost: {}", summary["losses"]);
     }
-    let kernels: Vec<_> = summary["streams"].as_array().into_iter().flatten().map(|one| &one["kernel"]).collect();
+    let kernels: Vec<_> =
+        summary["streams"].as_array().into_iter().flatten().map(|one| &one["kernel"]).collect();
     ensure!(kernels.len() == 2, "the summary has {} streams", kernels.len());
     check_clocks(&packets)
 }
@@ -55,7 +56,8 @@ fn check_packet(packet: &Value, nodes: [&str; 2]) -> Result<()> {
     ensure!(roles == ROLES, "the hops are {roles:?}");
     let [near, far] = if is_there(packet) { nodes } else { [nodes[1], nodes[0]] };
     for (number, hop) in hops.iter().enumerate() {
-        let (node, direction) = if number < 4 { (near, ["egress", "ingress"]) } else { (far, ["ingress", "egress"]) };
+        let (node, direction) =
+            if number < 4 { (near, ["egress", "ingress"]) } else { (far, ["ingress", "egress"]) };
         // At a pod's peer a packet goes the other way than at all other devices of its side.
         let direction = direction[usize::from(hop["role"] == "pod-peer")];
         ensure!(hop["node"] == node && hop["direction"] == direction, "hop {number} is {hop}");
@@ -89,9 +91,15 @@ fn check_clocks(packets: &[Value]) -> Result<()> {
         ahead.push((sequence, (there + back) / 2));
     }
     ahead.sort_unstable();
-    let (Some((_, first)), Some((_, last))) = (ahead.first(), ahead.last()) else { bail!("there are no echoes") };
+    let (Some((_, first)), Some((_, last))) = (ahead.first(), ahead.last()) else {
+        bail!("there are no echoes")
+    };
     ensure!(AHEAD_NS.contains(first), "the second clock is {first} ns ahead, not {AHEAD_NS:?}");
-    ensure!(GAIN_NS.contains(&(last - first)), "the second clock has gained {} ns, not {GAIN_NS:?}", last - first);
+    ensure!(
+        GAIN_NS.contains(&(last - first)),
+        "the second clock has gained {} ns, not {GAIN_NS:?}",
+        last - first
+    );
     eprintln!(
         "vm: the second node's clock was {:.3} s ahead and gained {:.1} ms in 5 s",
         *first as f64 / 1e9,

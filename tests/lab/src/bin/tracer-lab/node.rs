@@ -54,8 +54,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut observe = observe_to(&mut observe, &options.stream)?;
 
     println!("@@ ready");
-    let control = File::open(&options.control)
-        .with_context(|| format!("cannot open {}", options.control.display()))?;
+    let control =
+        File::open(&options.control).with_context(|| format!("cannot open {}", options.control.display()))?;
     for order in BufReader::new(control).lines() {
         match order.context("cannot read the next order")?.trim() {
             "traffic" => {
