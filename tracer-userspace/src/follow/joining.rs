@@ -47,13 +47,15 @@ impl Joining {
     /// `now_ns` is the observer's time.
     #[must_use]
     pub fn new(args: &FollowArgs, selection: &Selection, names: Names, now_ns: u64) -> Self {
+        let teller = Teller::new(args, names.clone());
+        Self::with(teller, selection, names, now_ns)
+    }
+
+    /// As [`Joining::new`], with a teller of one's own.
+    #[must_use]
+    pub fn with(teller: Teller, selection: &Selection, names: Names, now_ns: u64) -> Self {
         let config = CorrelatorConfig { scopes: vec![scope_of(selection)], ..CorrelatorConfig::default() };
-        Self {
-            correlator: Correlator::new(config, names.clone()),
-            teller: Teller::new(args, names),
-            last_told: Instant::now(),
-            now_ns,
-        }
+        Self { correlator: Correlator::new(config, names), teller, last_told: Instant::now(), now_ns }
     }
 
     /// What to add to times of a clock for the wall clock beside it.

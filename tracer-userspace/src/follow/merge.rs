@@ -15,6 +15,8 @@
 
 mod progress;
 mod sources;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -62,7 +64,7 @@ pub fn run(args: &FollowArgs) -> Result<(), Failure> {
         let interrupted = Interrupted::listen()?;
         let sources = Sources::open(&args.from)?;
         let joining = Joining::new(args, &selection, names, monotonic_ns());
-        let mut merge = Merge::new(args, selection, joining, &sources);
+        let mut merge = Merge::new(args, selection, joining, sources.described());
         let ending = merge.until_the_end(sources, interrupted).await?;
         merge.finish(ending)
     })
@@ -105,8 +107,13 @@ struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    fn new(args: &'a FollowArgs, selection: Selection, joining: Joining, sources: &Sources) -> Self {
-        let streams = sources.described().map(|(path, recorded)| Stream {
+    fn new(
+        args: &'a FollowArgs,
+        selection: Selection,
+        joining: Joining,
+        described: impl Iterator<Item = (String, bool)>,
+    ) -> Self {
+        let streams = described.map(|(path, recorded)| Stream {
             path,
             recorded,
             hello: None,

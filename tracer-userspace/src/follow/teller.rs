@@ -1,7 +1,7 @@
 //! Where finished trajectories go: text or JSON on stdout, and the summary at the end.
 
 use std::collections::HashMap;
-use std::io::{self, BufWriter, Stdout, Write as _};
+use std::io::{self, BufWriter, Write};
 
 use tracer_common::outcome::Outcome;
 
@@ -19,7 +19,7 @@ use crate::trajectory::model::{ClockId, Trajectory};
 
 /// See the module.
 pub struct Teller {
-    out: BufWriter<Stdout>,
+    out: BufWriter<Box<dyn Write>>,
     format: Format,
     style: Style,
     names: Names,
@@ -34,8 +34,14 @@ pub struct Teller {
 impl Teller {
     #[must_use]
     pub fn new(args: &FollowArgs, names: Names) -> Self {
+        Self::to(Box::new(io::stdout()), args, names)
+    }
+
+    /// As [`Teller::new`], but not to stdout.
+    #[must_use]
+    pub fn to(out: Box<dyn Write>, args: &FollowArgs, names: Names) -> Self {
         Self {
-            out: BufWriter::new(io::stdout()),
+            out: BufWriter::new(out),
             format: args.output,
             style: Style { colour: wants_color(args.color) },
             names,
