@@ -58,6 +58,9 @@ pub fn run(args: &FollowArgs) -> Result<(), Failure> {
     if args.attach == AttachMode::Tcx && !kernel.has(Feature::Tcx) {
         return Err(Failure::Failed(AttachError::NoTcx.to_string()));
     }
+    if !kernel.has(Feature::KernelBtf) {
+        notice(&format!("note: kernel {} has {}", kernel.release, Feature::KernelBtf.absence()));
+    }
     let site = Site::open(args.source.inventory.clone())?;
     let selection = site.names().with(|inventory| resolve(inventory, &args.selection))?;
     for note in &selection.notes {
