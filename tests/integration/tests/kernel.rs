@@ -19,7 +19,7 @@ const SINCE: [(&str, (u32, u32)); 3] = [("ring_buffer", (5, 8)), ("drop_reasons"
 /// What text says about the lack of a feature, until the colon.
 const LACKS: [(&str, &str); 5] = [
     ("ring_buffer", "no BPF ring buffer (Linux 5.8): "),
-    ("kernel_btf", "no BTF (CONFIG_DEBUG_INFO_BTF; "),
+    ("kernel_btf", "no BTF (/sys/kernel/btf/vmlinux is missing): "),
     ("drop_reasons", "no drop reasons (Linux 5.17): "),
     ("tcx", "no TCX (Linux 6.6): legacy clsact filters are used"),
     ("netkit", "no netkit (Linux 6.7, CONFIG_NETKIT): "),

@@ -77,6 +77,9 @@ pub(super) fn prepare(
     if hooks.attach == AttachMode::Tcx && !kernel.has(Feature::Tcx) {
         return Err(Failure::Failed(AttachError::NoTcx.to_string()));
     }
+    if !kernel.has(Feature::KernelBtf) {
+        notice(&format!("note: kernel {} has {}", kernel.release, Feature::KernelBtf.absence()));
+    }
     let site = Site::open(inventory.inventory.clone())?;
     let selection = site.names().with(|inventory| {
         check_nodes(inventory, &hooks.nodes)?;

@@ -52,8 +52,8 @@ impl Feature {
                 "no BPF ring buffer (Linux 5.8): tracer cannot run here; use a node with a newer kernel"
             }
             Self::KernelBtf => {
-                "no BTF (CONFIG_DEBUG_INFO_BTF; /sys/kernel/btf/vmlinux is missing): packets are followed without it, \
-                 but the kernel's drop reasons cannot be read; use a kernel of a distribution, which has it"
+                "no BTF (/sys/kernel/btf/vmlinux is missing): packets are followed without it, but the kernel's drop \
+                 reasons cannot be read; use a kernel built with CONFIG_DEBUG_INFO_BTF, as distributions' are"
             }
             Self::DropReasons => {
                 "no drop reasons (Linux 5.17): the kernel does not tell why it drops a packet; look at the counters \
