@@ -62,7 +62,9 @@ pub fn notice(text: &str) {
 pub fn run(cli: Cli) -> Result<(), Failure> {
     start_logging(&cli.command);
     match cli.command {
-        Command::Follow(args) => follow::local::run(&args),
+        Command::Follow(args) if args.from.is_empty() => follow::local::run(&args),
+        Command::Follow(args) => follow::merge::run(&args),
+        Command::Observe(args) => follow::observe::run(&args),
         Command::Points(args) => follow::points::run(&args),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -75,10 +77,12 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
 /// Logs go to stderr: warnings, and what the programs say where that was asked for; `TRACER_LOG` says otherwise
 /// (`TRACER_LOG=debug`).
 fn start_logging(command: &Command) {
-    let default = match command {
-        Command::Follow(args) if args.program_log != ProgramLog::Off => "warn,tracer_ebpf=trace",
-        _ => "warn",
+    let program_log = match command {
+        Command::Follow(args) => args.hooks.program_log,
+        Command::Observe(args) => args.hooks.program_log,
+        Command::Points(_) | Command::Completion { .. } => ProgramLog::Off,
     };
+    let default = if program_log == ProgramLog::Off { "warn" } else { "warn,tracer_ebpf=trace" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("TRACER_LOG").unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
 }

@@ -21,6 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// Follow the packets between a pod and a target, hop by hop
     Follow(FollowArgs),
+    /// Observe this machine for a follow elsewhere: writes a stream for `tracer follow --from`
+    Observe(ObserveArgs),
     /// List the observation points: devices, hooks, our place there and who else is on them
     Points(PointsArgs),
     /// Print a script that completes commands and flags on Tab
@@ -32,19 +34,28 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct FollowArgs {
+    /// Observe this machine, without Kubernetes' help
+    #[arg(long, required_unless_present = "from")]
+    pub local: bool,
+    /// Join what `tracer observe` wrote, or writes, here: a file, a FIFO, or a Unix socket; once for each machine
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["local", "attach", "ring_bytes", "vxlan_port", "nodes", "program_log"],
+    )]
+    pub from: Vec<PathBuf>,
     #[command(flatten)]
-    pub source: SourceArgs,
+    pub inventory: InventoryArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
+    #[command(flatten)]
+    pub ending: EndingArgs,
     /// End after this many packets have been told
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// End after this time, such as 10s, 500ms or 2m
-    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
-    pub duration: Option<Duration>,
-    /// How to attach: TCX at the head, legacy clsact filters, or the first where the kernel has it
-    #[arg(long, value_enum, default_value_t)]
-    pub attach: AttachMode,
+    #[command(flatten)]
+    pub hooks: HookArgs,
     /// How to tell it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
@@ -54,6 +65,36 @@ pub struct FollowArgs {
     /// Colour the text
     #[arg(long, value_enum, default_value_t)]
     pub color: Color,
+}
+
+#[derive(Debug, Args)]
+pub struct ObserveArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    #[command(flatten)]
+    pub ending: EndingArgs,
+    #[command(flatten)]
+    pub hooks: HookArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct EndingArgs {
+    /// End after this time, such as 10s, 500ms or 2m
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+}
+
+/// Where and how to attach.
+#[derive(Debug, Args)]
+pub struct HookArgs {
+    /// Only this node's devices and pods, where several nodes are on this machine; may be given several times
+    #[arg(long = "node", value_name = "NAME")]
+    pub nodes: Vec<String>,
+    /// How to attach: TCX at the head, legacy clsact filters, or the first where the kernel has it
+    #[arg(long, value_enum, default_value_t)]
+    pub attach: AttachMode,
     /// Size of the kernel's ring buffer, bytes: a power of two from 4096 on
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = ring_bytes)]
     pub ring_bytes: u32,
@@ -89,6 +130,13 @@ pub struct SourceArgs {
     /// Observe this machine, without Kubernetes' help (the only way in this version)
     #[arg(long, required = true)]
     pub local: bool,
+    #[command(flatten)]
+    pub inventory: InventoryArgs,
+}
+
+/// Where names come from.
+#[derive(Debug, Args)]
+pub struct InventoryArgs {
     /// Pods, Services and nodes: what `kubectl get pods,services,endpointslices,nodes -A -o yaml` printed
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub inventory: PathBuf,

@@ -2,20 +2,32 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`select`] | from names to the addresses and ports of two ends |
-//! | [`local`] | `tracer follow --local`: observe, correlate and tell on one machine |
+//! | [`select`], [`wanted`] | from names to the addresses and ports of two ends |
+//! | [`observation`] | observing this machine; its events ([`event`]) go to whoever takes them |
+//! | [`joining`] | from events to told trajectories |
+//! | [`local`] | `tracer follow --local`: both in one process |
+//! | [`observe`] | `tracer observe`: the events as a stream |
+//! | [`merge`] | `tracer follow --from`: the streams of several machines |
 //! | [`devices`] | the devices of a follow, kept as the machine is |
-//! | [`site`] | the inventory and what this machine has of it, kept up to date |
+//! | [`site`], [`looks`] | the inventory and what this machine has of it, kept up to date |
 //! | [`teller`] | where finished trajectories go: text or JSON, and the summary |
 //! | [`silence`] | what to say when nothing is seen |
-//! | [`signals`] | what ends a run in good order |
+//! | [`run`], [`signals`] | what ends a run in good order |
 //! | [`points`] | `tracer points` |
 
 pub mod devices;
+pub mod event;
+pub mod joining;
 pub mod local;
+pub mod looks;
+pub mod merge;
+pub mod observation;
+pub mod observe;
 pub mod points;
+pub mod run;
 pub mod select;
 pub mod signals;
 pub mod silence;
 pub mod site;
 pub mod teller;
+mod wanted;

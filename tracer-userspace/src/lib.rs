@@ -10,6 +10,7 @@
 //! | [`trajectory`] | pure: from sightings to trajectories, verdicts, legs |
 //! | [`follow`] | selection of what to follow, and the run itself |
 //! | [`output`] | text and JSON |
+//! | [`stream`] | what one machine observes, as bytes for another process |
 
 pub mod agent;
 pub mod app;
@@ -18,4 +19,5 @@ pub mod follow;
 pub mod host;
 pub mod inventory;
 pub mod output;
+pub mod stream;
 pub mod trajectory;

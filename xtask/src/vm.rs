@@ -9,6 +9,7 @@
 //! | `guest` | a running machine and its console |
 //! | `job` | what it runs, and what its console says about that |
 //! | `table` | the result: kernel by test group |
+//! | `two_nodes` | two machines as the two nodes of a cluster |
 //! | `facts` | what the tests found out about the kernels: the table in docs/kernels.md |
 
 mod debian;
@@ -19,9 +20,10 @@ mod job;
 mod kernel;
 mod pins;
 mod table;
+mod two_nodes;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -56,10 +58,12 @@ const FIRST_WITH_TCX: (u32, u32) = (6, 6);
 /// Test programs about the hooks themselves: with both ways to attach where a kernel has both. The others run with
 /// both on this machine (`cargo xtask test`).
 const ABOUT_HOOKS: [&str; 2] = ["coexistence", "points"];
-/// What the static programs are built for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Crates with what runs in the machines.
-const PACKAGES: [&str; 3] = ["tracer", "tracer-lab", "tracer-integration"];
+/// What a filter must be part of for the pairs of machines to be run.
+const TWO_NODES: &str = "two_nodes";
+/// The programs that the tests run.
+const PROGRAMS: [&str; 2] = ["tracer", "tracer-lab"];
+/// Crates whose tests run in the machines, and which of their test programs if not all.
+const HARNESSES: [(&str, Option<&str>); 2] = [("tests/integration", None), ("tests/lab", Some("kernels"))];
 
 /// Which machines and tests.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -82,7 +86,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let dir = ebpf_build::workspace_root().join("target/machines");
     let kernels = kernels(&dir, &pins, options)?;
     let programs = Programs::build(&dir)?;
-    let columns = run_all(&dir, &kernels, &programs, options)?;
+    let mut columns = run_all(&dir, &kernels, &programs, options)?;
+    if options.filter.as_deref().is_none_or(|filter| TWO_NODES.contains(filter)) {
+        run_pairs(&dir, &kernels, &programs, &mut columns);
+    }
     let table = table::render(&columns);
     println!("\n{table}");
     let failed: Vec<_> =
@@ -110,6 +117,27 @@ fn keep_page(pins: &Pins, columns: &[Column], bless: bool) -> Result<()> {
     let versions: String =
         columns.iter().map(|column| format!("{}: Debian's {}\\\n", column.kernel, column.version)).collect();
     facts::keep_page(&facts::table(&facts), &versions, bless)
+}
+
+/// Runs two machines at a time as the nodes of one cluster. How that went stands in the columns of both kernels.
+fn run_pairs(dir: &Path, kernels: &[Bootable], programs: &Programs, columns: &mut [Column]) {
+    for (one, other) in two_nodes::pairs(kernels.len()) {
+        let halves = [one, other].map(|index| {
+            let Bootable { kernel, initramfs } = &kernels[index];
+            two_nodes::Half { kernel, initramfs }
+        });
+        let result = two_nodes::run(dir, halves, &programs.dir);
+        let both: BTreeSet<usize> = [one, other].into();
+        for index in both {
+            match &result {
+                Ok(outcomes) => columns[index].outcomes.extend(outcomes.iter().cloned()),
+                Err(error) => columns[index].problem = Some(format!("{error:#}")),
+            }
+        }
+        if let Err(error) = &result {
+            eprintln!("vm: {error:#}");
+        }
+    }
 }
 
 /// A kernel and the initramfs that it boots.
@@ -144,19 +172,17 @@ struct Programs {
 impl Programs {
     fn build(dir: &Path) -> Result<Self> {
         eprintln!("vm: building the programs for the machines");
-        let mut arguments = vec!["build", "--profile", "vm", "--target", TARGET, "--bins", "--tests"];
-        arguments.extend(PACKAGES.iter().flat_map(|package| ["--package", package]));
-        let built = cargo::build_with(arguments, &[("RUSTFLAGS", "-C target-feature=+crt-static")])?;
+        let built = cargo::build_tests()?;
         let shared = dir.join("programs");
         if shared.exists() {
             fs::remove_dir_all(&shared).context("cannot empty the directory of programs")?;
         }
         create_dir(&shared)?;
-        let integration = ebpf_build::workspace_root().join("tests/integration");
         let mut harnesses = Vec::new();
-        for Executable { name, crate_dir, is_test, path } in &built {
-            let is_harness = *is_test && *crate_dir == integration && path_is_of_tests_dir(path, name);
-            if !is_harness && *is_test {
+        for executable in &built {
+            let Executable { name, path, .. } = executable;
+            let is_harness = is_run_in_machines(executable);
+            if !is_harness && !PROGRAMS.contains(&name.as_str()) {
                 continue;
             }
             // Debug information is read over 9p and never used there.
@@ -204,9 +230,14 @@ impl Programs {
     }
 }
 
-/// Unit tests of the library have the crate's name and no packets.
-fn path_is_of_tests_dir(_path: &Path, name: &str) -> bool {
-    name != "tracer_integration"
+/// The tests of `tests/integration`, and of the lab those about what a kernel can do.
+fn is_run_in_machines(executable: &Executable) -> bool {
+    let Executable { name, crate_dir, is_test, .. } = executable;
+    *is_test
+        && HARNESSES
+            .iter()
+            .any(|(dir, only)| crate_dir.ends_with(dir) && only.is_none_or(|only| only == name))
+        && name != "tracer_integration"
 }
 
 fn has_test(harness: &Path, filter: Option<&str>) -> bool {
@@ -260,6 +291,9 @@ fn try_run(
 ) -> Result<(Vec<Outcome>, Facts)> {
     let kernel = &bootable.kernel;
     let groups = programs.groups(kernel, options.filter.as_deref());
+    if groups.is_empty() {
+        return Ok(Default::default());
+    }
     let job = dir.join(format!("job-{}", kernel.release));
     if job.exists() {
         fs::remove_dir_all(&job).context("cannot empty the job's directory")?;

@@ -13,7 +13,7 @@ use crate::told::{Line, Summary, Trajectory};
 use crate::tracer::patient;
 
 /// Loading the programs takes a second or two in a debug build on a busy machine.
-const READY: Duration = Duration::from_secs(60);
+pub(crate) const READY: Duration = Duration::from_secs(60);
 /// An end after Ctrl-C: detaching from every point, telling what is under way.
 const END: Duration = Duration::from_secs(30);
 
@@ -40,20 +40,28 @@ pub struct Report {
 
 impl Follow {
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let follow = Self::spawn(command)?;
+        follow.until_ready()?;
+        Ok(follow)
+    }
+
+    /// One that may have to wait for its streams.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
         let streams = Streams::read(child.stdout.take(), child.stderr.take());
-        let follow = Self { child, streams };
-        let is_ready = |heard: &Heard| heard.stderr.iter().any(|line| line.starts_with("following "));
-        let heard = follow.streams.wait_until(patient(READY), |heard| is_ready(heard) || heard.open == 0);
-        if !is_ready(&heard) {
-            bail!("tracer follow does not follow; it said\n{}", heard.stderr.join("\n"));
-        }
-        drop(heard);
-        Ok(follow)
+        Ok(Self { child, streams })
+    }
+
+    /// Waits until it follows.
+    ///
+    /// # Errors
+    /// When it ends or is silent before it says so; with what it said.
+    pub fn until_ready(&self) -> Result<()> {
+        self.streams.wait_for_line(READY, "following ")
     }
 
     /// The process.
@@ -244,6 +252,16 @@ impl Streams {
     /// Whether both outputs have ended within `deadline`.
     pub(crate) fn wait_for_end(&self, deadline: Duration) -> bool {
         self.wait_until(deadline, |heard| heard.open == 0).open == 0
+    }
+
+    /// Waits for a line of stderr that begins like this.
+    pub(crate) fn wait_for_line(&self, deadline: Duration, beginning: &str) -> Result<()> {
+        let is_said = |heard: &Heard| heard.stderr.iter().any(|line| line.starts_with(beginning));
+        let heard = self.wait_until(patient(deadline), |heard| is_said(heard) || heard.open == 0);
+        if !is_said(&heard) {
+            bail!("tracer did not say {beginning:?}; it said\n{}", heard.stderr.join("\n"));
+        }
+        Ok(())
     }
 
     /// Standard output and standard error as they came.

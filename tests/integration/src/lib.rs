@@ -5,24 +5,27 @@
 //! |---|---|
 //! | `tracer` | the program under test and how to call it; the lab that fits the run |
 //! | `follow` | a running `tracer follow`: wait for a condition, stop, kill |
+//! | `observe` | a running `tracer observe`, and a follow of what it writes |
 //! | `points` | `tracer points`, and the same hooks as tc and bpftool see them |
 //! | `truth` | an independent capture of the same packets, and how the two are compared |
 //! | `told` | its JSON output, as `docs/json.md` documents it |
 
 mod follow;
+mod observe;
 mod points;
 mod told;
 mod tracer;
 mod truth;
 
 pub use crate::follow::{Follow, Report};
+pub use crate::observe::{Observe, fifo};
 pub use crate::points::{
     Filter, Hook, HookProgram, Hooked, Point, assert_unloaded, device_counters, has_clsact, has_tcx, ip,
     kernel_has_program, kernel_version, run_in, tc_filters, url, wait_until,
 };
 pub use crate::told::{
-    Address, Encapsulation, End, HookCounts, Hop, Icmp, Leg, Losses, Missing, PacketCounts, Summary, Tcp,
-    Trajectory, Verdict, VerdictDetail,
+    Address, Encapsulation, End, HookCounts, Hop, Icmp, Leg, Losses, Missing, PacketCounts, Stream, Summary,
+    Tcp, Trajectory, Verdict, VerdictDetail,
 };
 pub use crate::tracer::{Attach, Tracer, attach, fact, lab, patient, program, run_to_its_end};
 pub use crate::truth::{ECHO_WEB_AND_DNS, Seen, Transport, Watch, Watched, Way};

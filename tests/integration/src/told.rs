@@ -125,6 +125,17 @@ pub struct Summary {
     pub packets: PacketCounts,
     pub hooks: HookCounts,
     pub losses: Losses,
+    /// With `--from` only.
+    #[serde(default)]
+    pub streams: Vec<Stream>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stream {
+    pub path: String,
+    pub nodes: Vec<String>,
+    pub kernel: String,
+    pub end: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -140,11 +140,7 @@ impl Tracer {
     #[must_use]
     pub fn follow_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.command("follow", arguments);
-        if let Ok(attach) = env::var("TRACER_ATTACH")
-            && !arguments.contains(&"--attach")
-        {
-            command.args(["--attach", &attach]);
-        }
+        command.args(attach_arguments(arguments));
         command
     }
 
@@ -154,6 +150,14 @@ impl Tracer {
     /// When it has not ended after 20 seconds.
     pub fn run(&self, subcommand: &str, arguments: &[&str]) -> Result<Output> {
         run_to_its_end(&mut self.command(subcommand, arguments))
+    }
+}
+
+/// How to attach, unless the arguments say it.
+pub(crate) fn attach_arguments(arguments: &[&str]) -> Vec<String> {
+    match env::var("TRACER_ATTACH") {
+        Ok(attach) if !arguments.contains(&"--attach") => vec!["--attach".to_owned(), attach],
+        _ => Vec::new(),
     }
 }
 

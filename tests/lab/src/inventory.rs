@@ -19,8 +19,9 @@ pub(crate) fn yaml(nodes: &[Node], pods: &[Pod], services: &[Service]) -> String
 /// two labs on one machine have the same ones.
 pub(crate) fn annotated_yaml(nodes: &[Node], pods: &[Pod], services: &[Service]) -> String {
     let mut out = yaml(nodes, pods, services);
-    let places = pods.iter().map(|pod| (pod.uid().to_owned(), pod.netns()));
-    let places = places.chain(nodes.iter().map(|node| (uid(&["node", node.name()]), node.netns())));
+    let places = pods.iter().filter(|pod| pod.is_here()).map(|pod| (pod.uid().to_owned(), pod.netns()));
+    let nodes_here = nodes.iter().filter(|node| node.is_here());
+    let places = places.chain(nodes_here.map(|node| (uid(&["node", node.name()]), node.netns())));
     for (uid, netns) in places {
         // The annotations of an object may stand behind its uid as well as anywhere else in its metadata.
         let line = format!("    uid: {uid}\n  spec:");

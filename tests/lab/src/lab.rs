@@ -37,14 +37,18 @@ pub struct Lab {
 #[derive(Clone, Debug)]
 pub struct Node {
     pub(crate) plan: Arc<NodePlan>,
-    netns: Netns,
+    /// `None` for a node that is on another machine.
+    netns: Option<Netns>,
+    /// Interface index of `eth0`.
+    pub(crate) nic: u32,
 }
 
 /// A pod: a namespace with `eth0`. Clones are the same pod.
 #[derive(Clone, Debug)]
 pub struct Pod {
     pub(crate) plan: Arc<PodPlan>,
-    netns: Netns,
+    /// `None` for a pod of a node that is on another machine.
+    netns: Option<Netns>,
 }
 
 /// A hook of a node's device where taps do not see what a program redirects: they sit behind tc's egress hook, and
@@ -72,7 +76,27 @@ impl Lab {
     /// # Errors
     /// As [`Lab::build`].
     pub fn build_with(topology: Topology, options: impl Into<Options>) -> Result<Self> {
-        let Options { stand_ins, kube_proxy } = options.into();
+        Self::build_here(topology, options.into(), None)
+    }
+
+    /// Builds one node of the lab with its pods, whose wire is `nic`, a device of this namespace that becomes the node's
+    /// `eth0`. The rest of the lab is on another machine at its other end; it has names and addresses here, and nothing
+    /// else.
+    ///
+    /// # Errors
+    /// As [`Lab::build`]; and for a topology that cannot be built node by node.
+    pub fn build_node(topology: Topology, node: &str, nic: &str) -> Result<Self> {
+        if !matches!(topology, Topology::RoutedVxlan | Topology::BridgeVxlan | Topology::CalicoIpip) {
+            bail!("topology {topology} cannot be built node by node");
+        }
+        if !NODES.iter().any(|plan| plan.name == node) {
+            bail!("the lab has no node {node}; it has {}", NODES.map(|plan| plan.name).join(", "));
+        }
+        Self::build_here(topology, Options::default(), Some((node, nic)))
+    }
+
+    fn build_here(topology: Topology, options: Options, only: Option<(&str, &str)>) -> Result<Self> {
+        let Options { stand_ins, kube_proxy } = options;
         netns::sweep();
         if let Some(lack) = topology.lacking()? {
             bail!("cannot build topology {topology}: {lack}");
@@ -81,14 +105,22 @@ impl Lab {
             bail!("cannot do Services in kube-proxy's mode {kube_proxy}: {lack}");
         }
         let prefix = netns::unique_prefix();
-        let nodes = NODES
+        let mut nodes = NODES
             .iter()
             .map(|plan| {
-                let netns = new_netns(&prefix, plan.name)?;
-                Ok(Node { plan: Arc::new(plan.clone()), netns })
+                let is_here = only.is_none_or(|(name, _)| name == plan.name);
+                let netns = is_here.then(|| new_netns(&prefix, plan.name)).transpose()?;
+                Ok(Node { plan: Arc::new(plan.clone()), netns, nic: wire::NIC })
             })
             .collect::<Result<Vec<_>>>()?;
-        wire::connect(&nodes[0], &nodes[1])?;
+        match only {
+            None => wire::connect(&nodes[0], &nodes[1])?,
+            Some((_, nic)) => {
+                for node in nodes.iter_mut().filter(|node| node.is_here()) {
+                    node.nic = wire::adopt(node, nic)?;
+                }
+            }
+        }
         let datapath = topology::build(topology, stand_ins, &nodes)?;
         let mut lab = Self {
             topology,
@@ -105,6 +137,16 @@ impl Lab {
         }
         lab.apply_services()?;
         Ok(lab)
+    }
+
+    /// Gives the device that was a node's wire back to this thread's namespace.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn release_nic(&self, node: &str) -> Result<()> {
+        let node = self.node(node);
+        let here = fs::File::open("/proc/thread-self/ns/net").context("cannot open this namespace")?;
+        netlink::in_netns(node.netns(), async |link| link.move_to(node.nic, &here).await)
     }
 
     /// The topology that was built.
@@ -205,10 +247,10 @@ impl Lab {
         self.datapath.remove_pod(node, &pod)?;
         let host_ifindex = pod.plan.host_ifindex;
         // The host side may be gone already: a test deleted the device.
-        if node.netns.ifindex(pod.host_device()).is_ok() {
-            netlink::in_netns(&node.netns, async |link| link.delete_link(host_ifindex).await)?;
+        if node.netns().ifindex(pod.host_device()).is_ok() {
+            netlink::in_netns(node.netns(), async |link| link.delete_link(host_ifindex).await)?;
         }
-        pod.netns.remove();
+        pod.netns().remove();
         self.apply_services()
     }
 
@@ -269,11 +311,11 @@ impl Lab {
     /// When a packet socket cannot be made.
     pub fn capture_everywhere(&self) -> Result<Capture> {
         let mut capture = Capture::new();
-        for node in &self.nodes {
-            capture.add(node.name(), &node.netns)?;
+        for node in self.nodes.iter().filter(|node| node.is_here()) {
+            capture.add(node.name(), node.netns())?;
         }
-        for pod in &self.pods {
-            capture.add(&pod.label(), &pod.netns)?;
+        for pod in self.pods.iter().filter(|pod| pod.is_here()) {
+            capture.add(&pod.label(), pod.netns())?;
         }
         Ok(capture)
     }
@@ -333,12 +375,14 @@ impl Lab {
     }
 
     fn start(&mut self, plan: PodPlan) -> Result<Pod> {
-        let netns = new_netns(&self.prefix, &plan.name)?;
+        let node = &self.nodes[plan.node];
+        let netns = node.is_here().then(|| new_netns(&self.prefix, &plan.name)).transpose()?;
         let pod = Pod { plan: Arc::new(plan), netns };
-        let node = &self.nodes[pod.plan.node];
-        self.datapath
-            .add_pod(node, &pod)
-            .with_context(|| format!("cannot start pod {} on {}", pod.name(), node.name()))?;
+        if node.is_here() {
+            self.datapath
+                .add_pod(node, &pod)
+                .with_context(|| format!("cannot start pod {} on {}", pod.name(), node.name()))?;
+        }
         self.pods.push(pod.clone());
         Ok(pod)
     }
@@ -346,6 +390,7 @@ impl Lab {
     fn apply_services(&self) -> Result<()> {
         self.nodes
             .iter()
+            .filter(|node| node.is_here())
             .try_for_each(|node| service::apply(self.kube_proxy, node, &self.services, &self.pods))
     }
 }
@@ -353,8 +398,8 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         // Not left to the fields: a test may still hold clones.
-        self.pods.iter().for_each(|pod| pod.netns.remove());
-        self.nodes.iter().for_each(|node| node.netns.remove());
+        self.pods.iter().filter_map(|pod| pod.netns.as_ref()).for_each(Netns::remove);
+        self.nodes.iter().filter_map(|node| node.netns.as_ref()).for_each(Netns::remove);
     }
 }
 
@@ -365,10 +410,19 @@ impl Node {
         self.plan.name
     }
 
+    /// Whether the node is on this machine.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.netns.is_some()
+    }
+
     /// The node's namespace.
+    ///
+    /// # Panics
+    /// When the node is on another machine.
     #[must_use]
     pub fn netns(&self) -> &Netns {
-        &self.netns
+        self.netns.as_ref().unwrap_or_else(|| panic!("node {} is on another machine", self.name()))
     }
 
     /// The node's address on the wire, which is also its tunnel endpoint.
@@ -409,10 +463,19 @@ impl Pod {
         format!("{}/{}", self.plan.namespace, self.plan.name)
     }
 
+    /// Whether the pod is on this machine.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.netns.is_some()
+    }
+
     /// The pod's network namespace.
+    ///
+    /// # Panics
+    /// When the pod is on another machine.
     #[must_use]
     pub fn netns(&self) -> &Netns {
-        &self.netns
+        self.netns.as_ref().unwrap_or_else(|| panic!("pod {} is on another machine", self.label()))
     }
 
     /// The pod's IPv4 address.

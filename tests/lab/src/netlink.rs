@@ -2,8 +2,8 @@
 
 mod tunnels;
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::TcAttachType;
@@ -181,7 +181,41 @@ pub(crate) fn in_netns<T: Send>(
     })?
 }
 
+/// Moves a device of this thread's namespace into another. Returns its index there.
+pub(crate) fn give_away(device: &str, to: &Netns) -> Result<u32> {
+    let socket =
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot make a socket to ask for a device")?;
+    let ifindex = rustix::net::netdevice::name_to_index(&socket, device)
+        .with_context(|| format!("this machine has no device {device}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("cannot start a runtime for netlink")?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
+        tokio::spawn(connection);
+        Netlink { handle }.move_to(ifindex, to.as_fd()).await
+    })?;
+    to.ifindex(device)
+}
+
 impl Netlink {
+    pub(crate) async fn rename(&self, ifindex: u32, name: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).name(name.to_owned()).build();
+        self.set(message, "rename", ifindex).await
+    }
+
+    /// Moves a device into another namespace, where it keeps its index if that is free.
+    pub(crate) async fn move_to(&self, ifindex: u32, netns: impl AsFd) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).setns_by_fd(netns.as_fd().as_raw_fd()).build();
+        self.set(message, "move into another namespace", ifindex).await
+    }
+
+    pub(crate) async fn set_mac(&self, ifindex: u32, mac: Mac) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).address(mac.0.to_vec()).build();
+        self.set(message, "set the MAC address of", ifindex).await
+    }
+
     /// Makes a veth pair, `near` in this namespace.
     pub(crate) async fn add_veth(&self, near: &End<'_>, far: &End<'_>) -> Result<()> {
         let peer = far

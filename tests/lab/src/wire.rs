@@ -31,19 +31,32 @@ pub(crate) fn connect(a: &Node, b: &Node) -> Result<()> {
     };
     let (near, far) = (end(a), end(b));
     netlink::in_netns(a.netns(), async |link| link.add_veth(&near, &far).await)?;
-    for node in [a, b] {
-        netlink::in_netns(node.netns(), async |link| {
-            link.set_up(NIC).await?;
-            link.add_address(NIC, node.plan.ipv4, 24).await?;
-            link.add_address(NIC, node.plan.ipv6, 64).await?;
-            // Where everything goes that is not the lab's. Nothing there answers, but without it a node would
-            // not answer ARP for its pods (proxy_arp) nor take Service addresses.
-            for address in [node.plan.ipv4.into(), node.plan.ipv6.into()] {
-                link.add_route(Route::default_like(address, NIC)).await?;
-            }
-            Ok(())
-        })?;
-        node.netns().set_sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])?;
-    }
-    Ok(())
+    [a, b].into_iter().try_for_each(|node| configure(node, NIC))
+}
+
+/// Makes a device of this thread's namespace, behind which the other node is, the node's `eth0`. Returns its index,
+/// which it keeps.
+pub(crate) fn adopt(node: &Node, device: &str) -> Result<u32> {
+    let nic = netlink::give_away(device, node.netns())?;
+    netlink::in_netns(node.netns(), async |link| {
+        link.rename(nic, "eth0").await?;
+        link.set_mac(nic, node.plan.mac).await
+    })?;
+    configure(node, nic)?;
+    Ok(nic)
+}
+
+fn configure(node: &Node, nic: u32) -> Result<()> {
+    netlink::in_netns(node.netns(), async |link| {
+        link.set_up(nic).await?;
+        link.add_address(nic, node.plan.ipv4, 24).await?;
+        link.add_address(nic, node.plan.ipv6, 64).await?;
+        // Where everything goes that is not the lab's. Nothing there answers, but without it a node would
+        // not answer ARP for its pods (proxy_arp) nor take Service addresses.
+        for address in [node.plan.ipv4.into(), node.plan.ipv6.into()] {
+            link.add_route(Route::default_like(address, nic)).await?;
+        }
+        Ok(())
+    })?;
+    node.netns().set_sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])
 }

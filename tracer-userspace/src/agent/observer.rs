@@ -60,7 +60,18 @@ pub struct Losses {
 impl Losses {
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.ring_full + self.channel_full + self.undecodable + self.unattributed
+        self.ring_full
+            .saturating_add(self.channel_full)
+            .saturating_add(self.undecodable)
+            .saturating_add(self.unattributed)
+    }
+
+    /// Adds what was lost elsewhere.
+    pub const fn add(&mut self, other: Self) {
+        self.ring_full = self.ring_full.saturating_add(other.ring_full);
+        self.channel_full = self.channel_full.saturating_add(other.channel_full);
+        self.undecodable = self.undecodable.saturating_add(other.undecodable);
+        self.unattributed = self.unattributed.saturating_add(other.unattributed);
     }
 }
 

@@ -225,6 +225,13 @@ impl Outcomes {
         self.counts.get(outcome as usize).copied().unwrap_or(0)
     }
 
+    /// Adds what another machine's hooks saw.
+    pub fn add(&mut self, outcome: Outcome, count: u64) {
+        if let Some(sum) = self.counts.get_mut(outcome as usize) {
+            *sum = sum.saturating_add(count);
+        }
+    }
+
     /// Packets that passed a hook of ours.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::site::{Names, monotonic_ns};
+use super::event::Event;
+use super::site::monotonic_ns;
 use crate::agent::attach::{AttachError, clsact};
 use crate::agent::observer::Observer;
 use crate::app::notice;
@@ -13,7 +14,6 @@ use crate::host::links::{LinkEvent, LinkWatch, watch};
 use crate::host::netns::{Netns, NetnsId};
 use crate::host::plan::PlannedDevice;
 use crate::host::survey::Survey;
-use crate::trajectory::correlate::Correlator;
 
 /// Link events that may wait; more are a resync.
 const LINK_EVENTS: usize = 1024;
@@ -68,12 +68,12 @@ impl Devices {
         plan: &[PlannedDevice],
         survey: &Survey,
         observer: &mut Observer,
-        correlator: &mut Correlator<Names>,
+        emit: &mut impl FnMut(Event),
     ) {
         let planned: HashSet<_> = plan.iter().map(PlannedDevice::key).collect();
         for device in observer.devices() {
             if !planned.contains(&device) {
-                self.release(device, observer, correlator);
+                self.release(device, observer, emit);
             }
         }
         self.refused.retain(|device| planned.contains(device));
@@ -90,22 +90,17 @@ impl Devices {
             }
         }
         for point in &observer.points()[self.known_points..] {
-            correlator.add_point(Arc::clone(point), monotonic_ns());
+            emit(Event::Point { point: Arc::clone(point), since_ns: monotonic_ns() });
         }
         self.known_points = observer.points().len();
     }
 
     /// A device of a node is gone, and with it its other end in a pod.
-    pub fn gone(
-        &mut self,
-        device: (NetnsId, u32),
-        observer: &mut Observer,
-        correlator: &mut Correlator<Names>,
-    ) {
+    pub fn gone(&mut self, device: (NetnsId, u32), observer: &mut Observer, emit: &mut impl FnMut(Event)) {
         if let Some(other_end) = self.other_ends.remove(&device) {
-            self.release(other_end, observer, correlator);
+            self.release(other_end, observer, emit);
         }
-        self.release(device, observer, correlator);
+        self.release(device, observer, emit);
     }
 
     /// Ends the watches.
@@ -114,14 +109,9 @@ impl Devices {
     }
 
     /// Lets go of a device. The next [`Devices::follow_plan`] attaches to it again if it is still wanted.
-    pub fn release(
-        &mut self,
-        device: (NetnsId, u32),
-        observer: &mut Observer,
-        correlator: &mut Correlator<Names>,
-    ) {
+    pub fn release(&mut self, device: (NetnsId, u32), observer: &mut Observer, emit: &mut impl FnMut(Event)) {
         for point in observer.release(device.0, device.1) {
-            correlator.remove_point(point);
+            emit(Event::PointGone(point));
         }
         self.refused.remove(&device);
     }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::io::{self, BufWriter, Write as _};
 
-use super::local::{check_preflight, resolve};
+use super::observation::check_preflight;
 use super::site::Site;
+use super::wanted::resolve;
 use crate::app::{Failure, notice};
 use crate::cli::{Format, PointsArgs, SelectionArgs};
 use crate::host::kernel::Feature;
@@ -21,7 +22,7 @@ use crate::trajectory::model::Direction;
 /// [`Failure`].
 pub fn run(args: &PointsArgs) -> Result<(), Failure> {
     let kernel = check_preflight()?;
-    let site = Site::open(args.source.inventory.clone())?;
+    let site = Site::open(args.source.inventory.inventory.clone())?;
     let scope = scope(args, &site)?;
     let planned = plan_points(site.survey(), &scope);
     let programs = read_programs(&planned);

@@ -38,6 +38,14 @@ fn nanoseconds(time: rustix::time::Timespec) -> u64 {
 pub struct Names(Arc<RwLock<Inventory>>);
 
 impl Names {
+    /// Reads the inventory alone, where no machine is looked at.
+    ///
+    /// # Errors
+    /// The inventory cannot be used.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        Ok(Self(Arc::new(RwLock::new(load(path)?))))
+    }
+
     /// Gives `work` the inventory.
     pub fn with<T>(&self, work: impl FnOnce(&Inventory) -> T) -> T {
         work(&self.read())

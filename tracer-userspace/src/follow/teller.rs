@@ -1,14 +1,16 @@
 //! Where finished trajectories go: text or JSON on stdout, and the summary at the end.
 
-use std::io::{self, BufWriter, Stdout, Write as _};
+use std::collections::HashMap;
+use std::io::{self, BufWriter, Write};
 
 use tracer_common::outcome::Outcome;
 
-use super::site::{Names, wall_clock_offset_ns};
+use super::site::Names;
 use crate::agent::observer::Losses;
 use crate::agent::programs::Outcomes;
 use crate::app::{Failure, wants_color};
 use crate::cli::{FollowArgs, Format};
+pub use crate::output::summary::StreamEnd;
 use crate::output::summary::{LossTotals, Summary};
 use crate::output::text::Style;
 use crate::output::{json, text};
@@ -17,12 +19,12 @@ use crate::trajectory::model::{ClockId, Trajectory};
 
 /// See the module.
 pub struct Teller {
-    out: BufWriter<Stdout>,
+    out: BufWriter<Box<dyn Write>>,
     format: Format,
     style: Style,
     names: Names,
-    /// To be added to CLOCK_MONOTONIC.
-    wall_clock_offset_ns: u64,
+    /// To be added to times of a clock.
+    wall_clocks: HashMap<ClockId, i128>,
     summary: Summary,
     told: u64,
     most: Option<u64>,
@@ -32,17 +34,29 @@ pub struct Teller {
 impl Teller {
     #[must_use]
     pub fn new(args: &FollowArgs, names: Names) -> Self {
+        Self::to(Box::new(io::stdout()), args, names)
+    }
+
+    /// As [`Teller::new`], but not to stdout.
+    #[must_use]
+    pub fn to(out: Box<dyn Write>, args: &FollowArgs, names: Names) -> Self {
         Self {
-            out: BufWriter::new(io::stdout()),
+            out: BufWriter::new(out),
             format: args.output,
             style: Style { colour: wants_color(args.color) },
             names,
-            wall_clock_offset_ns: wall_clock_offset_ns(),
+            wall_clocks: HashMap::new(),
             summary: Summary::default(),
             told: 0,
             most: args.count,
             quiet: args.quiet,
         }
+    }
+
+    /// What to add to times of a clock for the wall clock beside it. Set once, so that times do not jump when that is
+    /// set.
+    pub fn set_wall_clock(&mut self, clock: ClockId, offset_ns: i128) {
+        self.wall_clocks.entry(clock).or_insert(offset_ns);
     }
 
     /// Trajectories told so far.
@@ -67,8 +81,11 @@ impl Teller {
         if self.quiet {
             return Ok(());
         }
-        let offset_ns = self.wall_clock_offset_ns;
-        let wall_clock = move |_: ClockId, time_ns: u64| time_ns + offset_ns;
+        let wall_clocks = &self.wall_clocks;
+        let wall_clock = |clock: ClockId, time_ns: u64| {
+            let offset_ns = wall_clocks.get(&clock).copied().unwrap_or_default();
+            u64::try_from(i128::from(time_ns) + offset_ns).unwrap_or_default()
+        };
         match self.format {
             Format::Text => {
                 text::write_trajectory(&mut self.out, trajectory, &self.names, &wall_clock, self.style)?;
@@ -96,6 +113,7 @@ impl Teller {
         outcomes: &Outcomes,
         losses: &Losses,
         correlator: &Counters,
+        streams: &[StreamEnd],
     ) -> Result<(), Failure> {
         let hooks: Vec<_> =
             Outcome::ALL.iter().map(|outcome| (outcome.name(), outcomes.get(*outcome))).collect();
@@ -108,8 +126,8 @@ impl Teller {
             unrelated: correlator.unrelated,
         };
         match self.format {
-            Format::Text => self.summary.write_text(&mut self.out, &hooks, &totals)?,
-            Format::Json => self.summary.write_json(&mut self.out, &hooks, &totals)?,
+            Format::Text => self.summary.write_text(&mut self.out, &hooks, &totals, streams)?,
+            Format::Json => self.summary.write_json(&mut self.out, &hooks, &totals, streams)?,
         }
         self.flush()
     }

@@ -69,6 +69,18 @@ pub struct LossTotals {
     pub unrelated: u64,
 }
 
+/// A stream that was read, and why nothing more came from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StreamEnd {
+    /// Where it was read.
+    pub path: String,
+    /// The nodes that it stands for; empty if it said nothing.
+    pub nodes: Vec<String>,
+    /// Of the machine that wrote it; empty if it said nothing.
+    pub kernel: String,
+    pub end: String,
+}
+
 /// Packets at all hooks by outcome: stable name and count. Their sum is what passed the hooks.
 pub type HookCounts = [(&'static str, u64)];
 
@@ -138,6 +150,7 @@ impl Summary {
         out: &mut impl Write,
         hooks: &HookCounts,
         losses: &LossTotals,
+        streams: &[StreamEnd],
     ) -> io::Result<()> {
         let total = self.delivered + self.lost + self.unknown;
         writeln!(
@@ -162,6 +175,10 @@ impl Summary {
             .collect();
         if !seen.is_empty() {
             writeln!(out, "packets at all hooks: {}", seen.join(", "))?;
+        }
+        for stream in streams {
+            let nodes = if stream.nodes.is_empty() { "unknown".to_owned() } else { stream.nodes.join(", ") };
+            writeln!(out, "stream {} (node {nodes}): {}", stream.path, stream.end)?;
         }
         if self.legs.is_empty() {
             return Ok(());
@@ -206,6 +223,7 @@ impl Summary {
         out: &mut impl Write,
         hooks: &HookCounts,
         losses: &LossTotals,
+        streams: &[StreamEnd],
     ) -> io::Result<()> {
         let line = SummaryLine {
             schema: SCHEMA,
@@ -222,6 +240,7 @@ impl Summary {
             percentile_error: RELATIVE_ERROR,
             legs: self.in_order().into_iter().map(|((from, to), figures)| leg(from, to, figures)).collect(),
             other_legs: self.other_legs,
+            streams,
         };
         serde_json::to_writer(&mut *out, &line).map_err(io::Error::from)?;
         out.write_all(b"\n")
@@ -237,6 +256,8 @@ struct SummaryLine<'a> {
     percentile_error: f64,
     legs: Vec<LegLine<'a>>,
     other_legs: u64,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    streams: &'a [StreamEnd],
 }
 
 #[derive(Serialize)]

@@ -18,7 +18,7 @@ pub(super) struct Bridged;
 impl Bridged {
     pub(super) fn build(nodes: &[Node]) -> Result<Self> {
         Overlay { device: "flannel.1", vni: 1, port: 8472 }.build(nodes)?;
-        for node in nodes {
+        for node in nodes.iter().filter(|node| node.is_here()) {
             let (ipv4, ipv6) = gateway(&node.plan);
             let mac = Mac([0x5a, 0x0a, 0xf4, 0x00, node.plan.number, 0x01]);
             netlink::in_netns(node.netns(), async |link| {

@@ -8,7 +8,6 @@ use super::TUNNEL;
 use super::routed::Routed;
 use crate::lab::Node;
 use crate::netlink::{self, Route};
-use crate::wire::NIC;
 
 /// The kernel's own device for any peer, which Calico takes.
 const DEVICE: &str = "tunl0";
@@ -17,7 +16,7 @@ const DEVICE: &str = "tunl0";
 const MTU: u32 = 1480;
 
 pub(super) fn build(nodes: &[Node]) -> Result<Routed> {
-    for node in nodes {
+    for node in nodes.iter().filter(|node| node.is_here()) {
         // Where the module was loaded before, every namespace has it from its beginning.
         let there = node.netns().ifindex(DEVICE).ok();
         let tunnel = there.unwrap_or(TUNNEL);
@@ -32,7 +31,7 @@ pub(super) fn build(nodes: &[Node]) -> Result<Routed> {
                 let plan = &other.plan;
                 let ipv4 = Route::to(plan.pod_net_ipv4(), 24, tunnel).via(plan.ipv4);
                 link.add_route(ipv4.onlink()).await?;
-                link.add_route(Route::to(plan.pod_net_ipv6(), 64, NIC).via(plan.ipv6)).await?;
+                link.add_route(Route::to(plan.pod_net_ipv6(), 64, node.nic).via(plan.ipv6)).await?;
             }
             Ok(())
         })?;

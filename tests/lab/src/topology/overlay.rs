@@ -5,7 +5,6 @@ use anyhow::Result;
 use super::{OVERLAY_MTU, TUNNEL};
 use crate::lab::Node;
 use crate::netlink::{self, Route, Vxlan, VxlanKind};
-use crate::wire::NIC;
 
 /// Name and numbers of the device.
 pub(super) struct Overlay {
@@ -17,7 +16,7 @@ pub(super) struct Overlay {
 impl Overlay {
     /// Makes the device on every node, with routes to the pods of all others.
     pub(super) fn build(&self, nodes: &[Node]) -> Result<()> {
-        for node in nodes {
+        for node in nodes.iter().filter(|node| node.is_here()) {
             netlink::in_netns(node.netns(), async |link| {
                 link.add_vxlan(&Vxlan {
                     name: self.device,
@@ -25,7 +24,7 @@ impl Overlay {
                     mac: node.plan.tunnel_mac,
                     mtu: OVERLAY_MTU,
                     port: self.port,
-                    kind: VxlanKind::Fixed { vni: self.vni, local: node.plan.ipv4, underlay: NIC },
+                    kind: VxlanKind::Fixed { vni: self.vni, local: node.plan.ipv4, underlay: node.nic },
                 })
                 .await?;
                 link.set_up(TUNNEL).await?;

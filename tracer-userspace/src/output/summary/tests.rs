@@ -1,6 +1,6 @@
 use serde_json::Value;
 
-use super::{LossTotals, Summary};
+use super::{LossTotals, StreamEnd, Summary};
 use crate::trajectory::testing::{CURL, HTTPBIN, ROUTED, SECOND, ping, two_nodes};
 
 fn of_a_few_pings() -> Summary {
@@ -21,14 +21,20 @@ fn of_a_few_pings() -> Summary {
 fn legs_verdicts_and_losses_are_told() {
     let mut out = Vec::new();
     let losses = LossTotals { ring_full: 7, ..LossTotals::default() };
-    of_a_few_pings().write_text(&mut out, &[], &losses).unwrap();
+    of_a_few_pings().write_text(&mut out, &[], &losses, &[]).unwrap();
     insta::assert_snapshot!(String::from_utf8(out).unwrap());
 }
 
 #[test]
 fn the_json_form_has_the_same_figures() {
     let mut out = Vec::new();
-    of_a_few_pings().write_json(&mut out, &[], &LossTotals::default()).unwrap();
+    let streams = [StreamEnd {
+        path: "n1.stream".to_owned(),
+        nodes: vec!["n1".to_owned()],
+        kernel: "6.12.95".to_owned(),
+        end: "interrupted".to_owned(),
+    }];
+    of_a_few_pings().write_json(&mut out, &[], &LossTotals::default(), &streams).unwrap();
     let line: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(line["schema"], "tracer.summary/v1");
     assert_eq!(line["packets"]["total"], 5);
@@ -37,7 +43,14 @@ fn the_json_form_has_the_same_figures() {
     let wire = line["legs"].as_array().unwrap().iter().find(|leg| leg["unknown"] == 4).unwrap();
     assert_eq!((&wire["count"], &wire["p50_ns"]), (&Value::from(4), &Value::Null));
     let documented = include_str!("../../../../docs/json.md");
-    for object in [&line, &line["packets"], &line["losses"], &line["legs"][0], &line["legs"][0]["from"]] {
+    for object in [
+        &line,
+        &line["packets"],
+        &line["losses"],
+        &line["legs"][0],
+        &line["legs"][0]["from"],
+        &line["streams"][0],
+    ] {
         for field in object.as_object().unwrap().keys() {
             assert!(documented.contains(&format!("`{field}`")), "{field} is not in docs/json.md");
         }

@@ -19,6 +19,8 @@ pub struct Topology {
     points: Vec<Option<Known>>,
     nodes: HashMap<Arc<str>, Vec<PointId>>,
     pods: HashMap<String, HashMap<String, Vec<PointId>>>,
+    /// Points attached on each node, its pods' included.
+    attached: HashMap<Arc<str>, usize>,
 }
 
 #[derive(Debug)]
@@ -54,13 +56,16 @@ impl Topology {
         } else {
             self.nodes.entry(point.node.clone()).or_default().push(point.id);
         }
-        self.nodes.entry(point.node.clone()).or_default();
+        *self.attached.entry(point.node.clone()).or_default() += 1;
         self.points[index] = Some(Known { point, since_ns });
     }
 
     /// Forgets a point whose device went away.
     pub fn remove(&mut self, id: PointId) {
         let Some(known) = self.points.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        if let Some(count) = self.attached.get_mut(&known.point.node) {
+            *count -= 1;
+        }
         if let Some(pod) = &known.point.pod {
             if let Some(ids) = self.pods.get_mut(&pod.namespace).and_then(|names| names.get_mut(&pod.name)) {
                 ids.retain(|other| *other != id);
@@ -90,7 +95,7 @@ impl Topology {
     /// Whether anything on the node is observed.
     #[must_use]
     pub fn observes_node(&self, node: &str) -> bool {
-        self.nodes.contains_key(node)
+        self.attached.get(node).is_some_and(|count| *count > 0)
     }
 
     /// The pod's own device or its peer, in one direction.

@@ -2,6 +2,7 @@
 
 mod follow;
 mod load;
+mod node;
 
 use std::ffi::OsString;
 use std::io::BufRead as _;
@@ -19,6 +20,7 @@ use crate::follow::Follow;
 const USAGE: &str = "\
 usage: tracer-lab demo [--topology NAME] [--service] [--ipv6] [-- ARGUMENT...]
        tracer-lab up [--topology NAME]
+       tracer-lab node [--topology NAME] --node NAME --nic DEV --stream PATH --control PATH --directory PATH [--tick N]
        tracer-lab load [--topology NAME] [--same-node] [--rate N] [--seconds N]
 
   demo   Two nodes and their pods as network namespaces; a real curl goes from pod curl to pod httpbin on the other
@@ -27,6 +29,9 @@ usage: tracer-lab demo [--topology NAME] [--service] [--ipv6] [-- ARGUMENT...]
   up     The same lab, with a web server in httpbin, until Enter is pressed: for experiments of your own.
   load   What `tracer follow` costs and loses while pod curl sends pod httpbin (--same-node: httpbin-local) N small
          UDP packets a second (100000 for 10 seconds if not given otherwise).
+  node   One node (--node NAME) with the device --nic DEV as its way to the other, which is on another machine;
+         tracer observe there writes to --stream PATH, orders come from --control PATH, the inventory goes to
+         --directory PATH, and --tick N sets the clock's rate (10000 is right). For cargo xtask vm.
 
 topologies: ";
 
@@ -34,6 +39,7 @@ enum Task {
     Help,
     Demo { topology: Topology, service: bool, ipv6: bool, arguments: Vec<OsString> },
     Up { topology: Topology },
+    Node(node::Options),
     Load { topology: Topology, same_node: bool, rate: u32, seconds: u32 },
 }
 
@@ -52,6 +58,7 @@ fn main() -> ExitCode {
         }
         Task::Demo { topology, service, ipv6, arguments } => demo(topology, service, ipv6, &arguments),
         Task::Up { topology } => up(topology),
+        Task::Node(options) => node::run(&options),
         Task::Load { topology, same_node, rate, seconds } => load::run(topology, same_node, rate, seconds),
     };
     match result {
@@ -78,6 +85,8 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
     let mut same_node = false;
     let (mut rate, mut seconds) = (100_000, 10);
     let mut arguments = Vec::new();
+    let (mut node, mut nic, mut tick) = (String::new(), String::new(), None);
+    let (mut stream, mut control, mut directory) = (PathBuf::new(), PathBuf::new(), PathBuf::new());
     while let Some(argument) = parser.next()? {
         match argument {
             Long("topology") => topology = parser.value()?.parse()?,
@@ -86,6 +95,12 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
             Long("same-node") if command == "load" => same_node = true,
             Long("rate") if command == "load" => rate = parser.value()?.parse()?,
             Long("seconds") if command == "load" => seconds = parser.value()?.parse()?,
+            Long("node") if command == "node" => node = parser.value()?.string()?,
+            Long("nic") if command == "node" => nic = parser.value()?.string()?,
+            Long("stream") if command == "node" => stream = parser.value()?.into(),
+            Long("control") if command == "node" => control = parser.value()?.into(),
+            Long("directory") if command == "node" => directory = parser.value()?.into(),
+            Long("tick") if command == "node" => tick = Some(parser.value()?.parse()?),
             Long("help") | Short('h') => return Ok(Task::Help),
             Value(first) if command == "demo" => {
                 arguments.push(first);
@@ -97,6 +112,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
     match command.as_str() {
         "demo" => Ok(Task::Demo { topology, service, ipv6, arguments }),
         "up" => Ok(Task::Up { topology }),
+        "node" => Ok(Task::Node(node::Options { topology, node, nic, stream, control, directory, tick })),
         "load" => Ok(Task::Load { topology, same_node, rate, seconds }),
         other => Err(format!("no such command: {other}").into()),
     }

@@ -1,0 +1,27 @@
+//! What observing gives and joining takes: between the two stands nothing but these, so that they may run in one
+//! process or on two machines.
+
+use std::sync::Arc;
+
+use crate::trajectory::correlate::FollowScope;
+use crate::trajectory::model::{ObservationPoint, PointId, Sighting};
+
+/// One thing that was observed.
+#[derive(Debug)]
+pub enum Event {
+    /// A point is observed from `since_ns` of its clock on.
+    Point {
+        point: Arc<ObservationPoint>,
+        since_ns: u64,
+    },
+    /// A point is gone, with its device or because nobody asks for it any more.
+    PointGone(PointId),
+    Sighting(Sighting),
+    /// Records were lost since the last time that this was said, on this node or on others with the same kernel.
+    Lost {
+        node: Arc<str>,
+        records: u64,
+    },
+    /// What is followed has other addresses: pods came or went.
+    Scope(FollowScope),
+}

@@ -1,0 +1,147 @@
+//! Joining what was observed and telling it: the correlator, where its trajectories go, and what is said when there
+//! are none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::event::Event;
+use super::select::Selection;
+use super::silence;
+use super::site::Names;
+use super::teller::{StreamEnd, Teller};
+use super::wanted::scope_of;
+use crate::agent::observer::Losses;
+use crate::agent::programs::Outcomes;
+use crate::app::{Failure, notice};
+use crate::cli::FollowArgs;
+use crate::trajectory::correlate::{Correlator, CorrelatorConfig};
+use crate::trajectory::model::{ClockId, ObservationPoint, PointId, Trajectory};
+
+/// How often finished trajectories are collected and losses read: the most that it delays a line.
+pub const TICK: Duration = Duration::from_millis(20);
+/// Nothing told for this long: say what we wait for.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct Joining {
+    correlator: Correlator<Names>,
+    teller: Teller,
+    last_told: Instant,
+    /// The observer's time, CLOCK_MONOTONIC of this machine, up to which packets were judged.
+    now_ns: u64,
+}
+
+/// What all hooks saw and what was lost, for the summary and for saying why nothing is told.
+pub struct Account<'a> {
+    pub selection: &'a Selection,
+    pub outcomes: Outcomes,
+    pub losses: Losses,
+    pub points: &'a [Arc<ObservationPoint>],
+    /// Streams that were read; none where this machine was observed.
+    pub streams: Vec<StreamEnd>,
+}
+
+impl Joining {
+    /// `now_ns` is the observer's time.
+    #[must_use]
+    pub fn new(args: &FollowArgs, selection: &Selection, names: Names, now_ns: u64) -> Self {
+        let teller = Teller::new(args, names.clone());
+        Self::with(teller, selection, names, now_ns)
+    }
+
+    /// As [`Joining::new`], with a teller of one's own.
+    #[must_use]
+    pub fn with(teller: Teller, selection: &Selection, names: Names, now_ns: u64) -> Self {
+        let config = CorrelatorConfig { scopes: vec![scope_of(selection)], ..CorrelatorConfig::default() };
+        Self { correlator: Correlator::new(config, names), teller, last_told: Instant::now(), now_ns }
+    }
+
+    /// What to add to times of a clock for the wall clock beside it.
+    pub fn set_wall_clock(&mut self, clock: ClockId, offset_ns: i128) {
+        self.teller.set_wall_clock(clock, offset_ns);
+    }
+
+    /// Takes in what was observed.
+    pub fn take(&mut self, event: Event) {
+        match event {
+            Event::Point { point, since_ns } => self.correlator.add_point(point, since_ns),
+            Event::PointGone(id) => self.correlator.remove_point(id),
+            Event::Sighting(sighting) => self.correlator.push(sighting),
+            Event::Lost { node, records } => self.correlator.report_loss(&node, records, self.now_ns),
+            Event::Scope(scope) => self.correlator.set_scopes(vec![scope]),
+        }
+    }
+
+    /// Lets points count as not observed.
+    pub fn forget(&mut self, points: impl IntoIterator<Item = PointId>) {
+        points.into_iter().for_each(|id| self.correlator.remove_point(id));
+    }
+
+    #[must_use]
+    pub fn is_enough(&self) -> bool {
+        self.teller.is_enough()
+    }
+
+    /// Tells the packets that are finished when all that was observed until `now_ns` has been taken in.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn tell_finished(&mut self, now_ns: u64) -> Result<(), Failure> {
+        self.now_ns = self.now_ns.max(now_ns);
+        let mut finished = Vec::new();
+        self.correlator.advance(self.now_ns, &mut |trajectory| finished.push(trajectory));
+        self.tell(finished)
+    }
+
+    /// Tells the packets that are complete, while the time stands still.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn tell_complete(&mut self) -> Result<(), Failure> {
+        self.tell_finished(self.now_ns)
+    }
+
+    /// Says what is waited for, if nothing was told for a while.
+    pub fn break_silence<'a>(&mut self, account: impl FnOnce() -> Account<'a>) {
+        if self.last_told.elapsed() < SILENCE {
+            return;
+        }
+        self.last_told = Instant::now();
+        if self.teller.told() == 0 {
+            self.explain_silence(&account());
+        }
+    }
+
+    /// Tells what is still under way and the summary.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn finish(&mut self, account: &Account<'_>, interrupted: bool) -> Result<(), Failure> {
+        let mut rest = Vec::new();
+        self.correlator.finish(&mut |trajectory| rest.push(trajectory));
+        self.tell(rest)?;
+        if interrupted && self.teller.told() == 0 {
+            self.explain_silence(account);
+        }
+        let Account { outcomes, losses, streams, .. } = account;
+        self.teller.summarize(outcomes, losses, &self.correlator.counters(), streams)
+    }
+
+    fn explain_silence(&self, account: &Account<'_>) {
+        let counters = self.correlator.counters();
+        notice(&silence::explain(account.selection, &account.outcomes, &counters, account.points));
+    }
+
+    fn tell(&mut self, finished: Vec<Trajectory>) -> Result<(), Failure> {
+        for trajectory in finished {
+            if self.teller.is_enough() {
+                break;
+            }
+            self.teller.tell(&trajectory)?;
+            self.last_told = Instant::now();
+        }
+        self.teller.flush()
+    }
+}

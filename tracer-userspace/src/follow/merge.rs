@@ -1,0 +1,455 @@
+//! `tracer follow --from`: joins the streams of several machines, each with a clock of its own.
+//!
+//! ```text
+//! thread per stream: open ─► read ─► decode ─► channel ─►┐
+//!                                                        ├─► number points and clocks ─► correlate ─► tell
+//! thread per stream: open ─► read ─► decode ─► channel ─►┘
+//! ```
+//!
+//! **Time.** How long a packet waits for its records is measured in this machine's time, and that passes for the
+//! correlator no faster than the slowest stream has told what it saw ([`progress`]): a stream that lags delays
+//! verdicts and makes no false losses. One that is silent for [`SILENT`] holds nobody up any more; its points count as
+//! not observed until it speaks again.
+//!
+//! **Recordings** (regular files) are read to their end without time passing, in step, a heartbeat of each at a time.
+
+mod progress;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracer_common::outcome::Outcome;
+
+use self::progress::Progress;
+use self::sources::{Heard, Sources};
+use super::event::Event;
+use super::joining::{Account, Joining, TICK};
+use super::observation::extent;
+use super::run::{Ending, block_on, ticks, wait_for_end};
+use super::select::Selection;
+use super::signals::Interrupted;
+use super::silence;
+use super::site::{Names, monotonic_ns};
+use super::teller::StreamEnd;
+use super::wanted::resolve;
+use crate::agent::observer::Losses;
+use crate::agent::programs::Outcomes;
+use crate::app::{Failure, notice};
+use crate::cli::FollowArgs;
+use crate::stream::{Counts, Hello, Sighted, Told};
+use crate::trajectory::correlate::CorrelatorConfig;
+use crate::trajectory::model::{ClockId, Direction, ObservationPoint, PointId, Sighting};
+
+/// A live stream that says nothing for this long holds the others up no more.
+const SILENT: Duration = Duration::from_secs(5);
+/// Most points of one stream.
+const MAX_POINTS: usize = 16_384;
+
+/// Runs until the count, the time, a signal, or the end of all streams.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(args: &FollowArgs) -> Result<(), Failure> {
+    let names = Names::open(&args.inventory.inventory)?;
+    let selection = names.with(|inventory| resolve(inventory, &args.selection))?;
+    for note in &selection.notes {
+        notice(&format!("note: {note}"));
+    }
+    block_on(async {
+        let interrupted = Interrupted::listen()?;
+        let sources = Sources::open(&args.from)?;
+        let joining = Joining::new(args, &selection, names, monotonic_ns());
+        let mut merge = Merge::new(args, selection, joining, sources.described());
+        let ending = merge.until_the_end(sources, interrupted).await?;
+        merge.finish(ending)
+    })
+}
+
+/// What is known of one stream.
+struct Stream {
+    path: String,
+    recorded: bool,
+    hello: Option<Hello>,
+    clock: Option<ClockId>,
+    /// From the stream's numbers to ours; `None` for a point that another stream observes.
+    points: HashMap<u32, Option<PointId>>,
+    /// Those whose devices are there.
+    attached: BTreeSet<PointId>,
+    /// Sightings at points that the stream never told of.
+    pointless: u64,
+    progress: Progress,
+    counts: Counts,
+    spoke: Instant,
+    silent: bool,
+    /// Why nothing more comes.
+    end: Option<String>,
+}
+
+struct Merge<'a> {
+    args: &'a FollowArgs,
+    selection: Selection,
+    joining: Joining,
+    streams: Vec<Stream>,
+    /// By boot.
+    clocks: HashMap<String, ClockId>,
+    /// Indexed by [`PointId`], with since when and whose it is.
+    points: Vec<Arc<ObservationPoint>>,
+    since: Vec<(u64, usize)>,
+    /// Streams that have ended, and the time from which on their points count as not observed: packets that were told
+    /// of before wait for nothing longer.
+    leaving: VecDeque<(u64, usize)>,
+    announced: bool,
+}
+
+impl<'a> Merge<'a> {
+    fn new(
+        args: &'a FollowArgs,
+        selection: Selection,
+        joining: Joining,
+        described: impl Iterator<Item = (String, bool)>,
+    ) -> Self {
+        let streams = described.map(|(path, recorded)| Stream {
+            path,
+            recorded,
+            hello: None,
+            clock: None,
+            points: HashMap::new(),
+            attached: BTreeSet::new(),
+            pointless: 0,
+            progress: Progress::default(),
+            counts: Counts::default(),
+            spoke: Instant::now(),
+            silent: false,
+            end: None,
+        });
+        Self {
+            args,
+            selection,
+            joining,
+            streams: streams.collect(),
+            clocks: HashMap::new(),
+            points: Vec::new(),
+            since: Vec::new(),
+            leaving: VecDeque::new(),
+            announced: false,
+        }
+    }
+
+    async fn until_the_end(
+        &mut self,
+        mut sources: Sources,
+        interrupted: Interrupted,
+    ) -> Result<Ending, Failure> {
+        let mut tick = ticks(TICK);
+        let end = wait_for_end(interrupted, self.args.ending.duration);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                ending = &mut end => return Ok(ending),
+                _ = tick.tick() => self.tell_finished()?,
+                (index, heard) = sources.next() => self.take(index, heard),
+            }
+            if self.joining.is_enough() {
+                return Ok(Ending::Done);
+            }
+            if self.streams.iter().all(|stream| stream.end.is_some()) {
+                self.announce();
+                return Ok(Ending::Done);
+            }
+        }
+    }
+
+    fn take(&mut self, index: usize, heard: Heard) {
+        self.note_life(index);
+        match heard {
+            Heard::Told(told) => self.take_told(index, told),
+            Heard::Failed(error) => {
+                self.end(index, format!("{error}"));
+                notice(&format!("warning: {} {error}{}", self.name(index), self.consequence(index)));
+            }
+            Heard::Gone => self.end(index, "its reader has ended".to_owned()),
+        }
+    }
+
+    fn take_told(&mut self, index: usize, told: Told) {
+        match told {
+            Told::Hello(hello) => self.greet(index, hello),
+            Told::Point { point, since_ns } => self.add_point(index, *point, since_ns),
+            Told::PointGone(id) => {
+                // Its last records may come later: its number stays.
+                let stream = &mut self.streams[index];
+                if let Some(Some(id)) = stream.points.get(&id)
+                    && stream.attached.remove(id)
+                {
+                    self.joining.take(Event::PointGone(*id));
+                }
+            }
+            Told::Sightings(sightings) => self.take_sightings(index, sightings),
+            Told::Counts(counts) => self.take_counts(index, counts),
+            Told::Heartbeat(heartbeat) => {
+                let stream = &mut self.streams[index];
+                stream.progress.beat(heartbeat.monotonic_ns, monotonic_ns());
+                if let Some(clock) = stream.clock {
+                    let offset_ns = i128::from(heartbeat.wall_ns) - i128::from(heartbeat.monotonic_ns);
+                    self.joining.set_wall_clock(clock, offset_ns);
+                }
+                self.announce_if_ready();
+            }
+            Told::End { reason } => {
+                self.end(index, reason.clone());
+                // That a recording ends is not worth a word.
+                if !self.streams[index].recorded {
+                    notice(&format!(
+                        "note: {} has ended ({reason}){}",
+                        self.name(index),
+                        self.consequence(index)
+                    ));
+                }
+            }
+        }
+    }
+
+    fn greet(&mut self, index: usize, hello: Hello) {
+        let next = ClockId(u32::try_from(self.clocks.len()).unwrap_or(u32::MAX));
+        let clock = *self.clocks.entry(hello.boot_id.clone()).or_insert(next);
+        let stream = &mut self.streams[index];
+        stream.clock = Some(clock);
+        stream.hello = Some(hello);
+    }
+
+    fn add_point(&mut self, index: usize, point: ObservationPoint, since_ns: u64) {
+        let Some(clock) = self.streams[index].clock else { return };
+        if self.streams[index].points.len() >= MAX_POINTS {
+            if self.streams[index].points.len() == MAX_POINTS {
+                notice(&format!(
+                    "warning: {} has more than {MAX_POINTS} points: the rest is ignored",
+                    self.name(index)
+                ));
+                self.streams[index].points.insert(point.id.0, None);
+            }
+            return;
+        }
+        let local = point.id.0;
+        let id = PointId(u32::try_from(self.points.len()).unwrap_or(u32::MAX));
+        let point = ObservationPoint { id, clock, ..point };
+        if let Some(other) = self.observer_of(&point, index) {
+            if self.streams[index].points.values().all(Option::is_some) {
+                notice(&format!(
+                    "warning: {} and {} observe the same devices of node {}: those of the former are ignored",
+                    self.name(index),
+                    self.name(other),
+                    point.node
+                ));
+            }
+            self.streams[index].points.insert(local, None);
+            return;
+        }
+        let point = Arc::new(point);
+        self.points.push(Arc::clone(&point));
+        self.since.push((since_ns, index));
+        let stream = &mut self.streams[index];
+        stream.attached.insert(id);
+        if let Some(Some(former)) = stream.points.insert(local, Some(id))
+            && stream.attached.remove(&former)
+        {
+            self.joining.take(Event::PointGone(former));
+        }
+        self.joining.take(Event::Point { point, since_ns });
+    }
+
+    /// The other stream that observes this very hook.
+    fn observer_of(&self, point: &ObservationPoint, index: usize) -> Option<usize> {
+        let hook = |point: &ObservationPoint| -> (ClockId, Direction, u32) {
+            (point.clock, point.direction, point.ifindex)
+        };
+        self.points
+            .iter()
+            .zip(&self.since)
+            .find(|(known, (_, owner))| {
+                *owner != index
+                    && hook(known) == hook(point)
+                    && known.node == point.node
+                    && known.pod == point.pod
+                    && known.device == point.device
+                    && self.streams[*owner].attached.contains(&known.id)
+            })
+            .map(|(_, (_, owner))| *owner)
+    }
+
+    fn take_sightings(&mut self, index: usize, sightings: Vec<Sighted>) {
+        for Sighted { point, time_ns, packet } in sightings {
+            match self.streams[index].points.get(&point) {
+                Some(Some(id)) => {
+                    let point = Arc::clone(&self.points[id.0 as usize]);
+                    self.joining.take(Event::Sighting(Sighting { point, time_ns, follows: 1, packet }));
+                }
+                Some(None) => {}
+                None => self.streams[index].pointless += 1,
+            }
+        }
+    }
+
+    fn take_counts(&mut self, index: usize, counts: Counts) {
+        let stream = &mut self.streams[index];
+        let records = counts.losses.total().saturating_sub(stream.counts.losses.total());
+        stream.counts = counts;
+        if records == 0 {
+            return;
+        }
+        let nodes: Vec<Arc<str>> =
+            stream.hello.iter().flat_map(|hello| &hello.nodes).map(|node| Arc::from(node.as_str())).collect();
+        for node in nodes {
+            self.joining.take(Event::Lost { node, records });
+        }
+    }
+
+    /// Tells what is finished when all streams have told what they saw until some time.
+    fn tell_finished(&mut self) -> Result<(), Failure> {
+        let now_ns = monotonic_ns();
+        self.look_for_silence();
+        self.announce_if_ready();
+        // A stream that has told nothing yet holds back the time altogether.
+        let live = self.streams.iter().filter(|stream| stream.end.is_none() && !stream.silent);
+        let told_until = live
+            .map(|stream| if stream.recorded { None } else { stream.progress.until_ns() })
+            .try_fold(now_ns, |least, until| until.map(|until| least.min(until)));
+        if let Some(until_ns) = told_until {
+            while self.leaving.front().is_some_and(|(due_ns, _)| *due_ns <= until_ns) {
+                if let Some((_, index)) = self.leaving.pop_front() {
+                    self.joining.forget(self.streams[index].attached.iter().copied());
+                }
+            }
+            self.joining.tell_finished(until_ns)?;
+        } else {
+            self.joining.tell_complete()?;
+        }
+        let Self { joining, selection, streams, points, .. } = self;
+        joining.break_silence(|| account(selection, streams, points));
+        Ok(())
+    }
+
+    /// A stream that speaks is not silent.
+    fn note_life(&mut self, index: usize) {
+        let stream = &mut self.streams[index];
+        stream.spoke = Instant::now();
+        if !stream.silent {
+            return;
+        }
+        stream.silent = false;
+        for id in stream.attached.clone() {
+            let (since_ns, _) = self.since[id.0 as usize];
+            self.joining.take(Event::Point { point: Arc::clone(&self.points[id.0 as usize]), since_ns });
+        }
+        notice(&format!("note: {} speaks again", self.name(index)));
+    }
+
+    fn look_for_silence(&mut self) {
+        for index in 0..self.streams.len() {
+            let stream = &mut self.streams[index];
+            if stream.recorded || stream.silent || stream.end.is_some() || stream.spoke.elapsed() < SILENT {
+                continue;
+            }
+            stream.silent = true;
+            self.joining.forget(stream.attached.iter().copied());
+            notice(&format!(
+                "warning: {} has been silent for {} s{}",
+                self.name(index),
+                SILENT.as_secs(),
+                self.consequence(index)
+            ));
+        }
+    }
+
+    fn end(&mut self, index: usize, why: String) {
+        let stream = &mut self.streams[index];
+        if stream.end.is_none() {
+            stream.end = Some(why);
+            if !stream.recorded {
+                self.leaving.push_back((monotonic_ns() + CorrelatorConfig::default().grace_ns, index));
+            }
+        }
+    }
+
+    /// "stream n1.fifo (node telekom-xwkb3)".
+    fn name(&self, index: usize) -> String {
+        let stream = &self.streams[index];
+        match &stream.hello {
+            Some(hello) => format!("stream {} (node {})", stream.path, hello.nodes.join(", ")),
+            None => format!("stream {}", stream.path),
+        }
+    }
+
+    fn consequence(&self, index: usize) -> String {
+        match &self.streams[index].hello {
+            Some(hello) => format!(": hops on {} are not visible from now on", hello.nodes.join(", ")),
+            None => ": hops on its nodes are not visible".to_owned(),
+        }
+    }
+
+    fn announce_if_ready(&mut self) {
+        let is_ready =
+            |stream: &Stream| stream.progress.until_ns().is_some() || stream.silent || stream.end.is_some();
+        if !self.announced && self.streams.iter().all(is_ready) {
+            self.announce();
+        }
+    }
+
+    fn announce(&mut self) {
+        if std::mem::replace(&mut self.announced, true) {
+            return;
+        }
+        notice(&format!(
+            "following {} at {} from {} streams; Ctrl-C ends with a summary",
+            silence::what(&self.selection),
+            extent(&self.points),
+            self.streams.len()
+        ));
+    }
+
+    fn finish(mut self, ending: Ending) -> Result<(), Failure> {
+        if self.points.is_empty() && self.streams.iter().all(|stream| stream.end.is_some()) {
+            let ends = self
+                .streams
+                .iter()
+                .map(|stream| format!("  - {}: {}", stream.path, stream.end.as_deref().unwrap_or_default()));
+            let ends: Vec<_> = ends.collect();
+            return Err(Failure::Failed(format!("no stream has told of any point:\n{}", ends.join("\n"))));
+        }
+        let account = account(&self.selection, &self.streams, &self.points);
+        self.joining.finish(&account, ending == Ending::Interrupted)
+    }
+}
+
+/// Sums over all streams.
+fn account<'a>(
+    selection: &'a Selection,
+    streams: &[Stream],
+    points: &'a [Arc<ObservationPoint>],
+) -> Account<'a> {
+    let mut outcomes = Outcomes::default();
+    let mut losses = Losses::default();
+    for Stream { counts, pointless, .. } in streams {
+        for outcome in Outcome::ALL {
+            outcomes.add(*outcome, counts.outcomes.get(outcome.name()).copied().unwrap_or_default());
+        }
+        losses.add(counts.losses);
+        losses.add(Losses { unattributed: *pointless, ..Losses::default() });
+    }
+    let streams = streams.iter().map(|stream| StreamEnd {
+        path: stream.path.clone(),
+        nodes: stream.hello.iter().flat_map(|hello| hello.nodes.clone()).collect(),
+        kernel: stream.hello.iter().map(|hello| hello.kernel_release.clone()).collect(),
+        end: match (&stream.end, stream.silent) {
+            (Some(end), _) => end.clone(),
+            (None, true) => "silent".to_owned(),
+            (None, false) => "still running".to_owned(),
+        },
+    });
+    Account { selection, outcomes, losses, points, streams: streams.collect() }
+}

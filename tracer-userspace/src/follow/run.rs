@@ -1,0 +1,41 @@
+//! What every run has: a runtime, signals, an end.
+
+use std::time::Duration;
+
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+
+use super::signals::Interrupted;
+use crate::app::Failure;
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Enough was told, the time is over, or nothing more can come.
+    Done,
+    Interrupted,
+}
+
+/// Runs `work` to its end, on one thread.
+pub(super) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
+    runtime.block_on(work)
+}
+
+/// Waits for a signal or for the end of the run's time.
+pub(super) async fn wait_for_end(mut interrupted: Interrupted, duration: Option<Duration>) -> Ending {
+    tokio::select! {
+        biased;
+        () = interrupted.wait() => Ending::Interrupted,
+        () = sleep(duration.unwrap_or(Duration::from_secs(u32::MAX.into()))) => Ending::Done,
+    }
+}
+
+/// A clock that ticks every `period`, and later after a delay.
+pub(super) fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

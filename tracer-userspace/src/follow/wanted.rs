@@ -1,0 +1,51 @@
+//! What was typed as a selection, and a selection as what each stage needs of it.
+
+use std::sync::Arc;
+
+use super::select::{End, Request, Selection, select};
+use crate::agent::filters::FollowFilter;
+use crate::app::Failure;
+use crate::cli::SelectionArgs;
+use crate::inventory::Inventory;
+use crate::trajectory::correlate::FollowScope;
+use crate::trajectory::model::PodRef;
+
+/// What the user asked for, in the inventory's terms.
+pub(super) fn resolve(inventory: &Inventory, args: &SelectionArgs) -> Result<Selection, Failure> {
+    let request = Request {
+        namespace: args.namespace.clone(),
+        pod: args.pod.clone(),
+        to: args.to.clone(),
+        ports: args.ports.clone(),
+        protocol: args.protocol.clone(),
+    };
+    select(inventory, &request).map_err(|error| {
+        if error.is_usage() { Failure::Usage(error.to_string()) } else { Failure::Failed(error.to_string()) }
+    })
+}
+
+pub(super) fn ends_of(selection: &Selection) -> impl Iterator<Item = &End> {
+    [Some(&selection.a), selection.b.as_ref()].into_iter().flatten()
+}
+
+pub(super) fn pods_of(selection: &Selection) -> impl Iterator<Item = &Arc<PodRef>> {
+    ends_of(selection).flat_map(|end| &end.pods)
+}
+
+/// The kernel's filter for a selection.
+pub(super) fn filter_of(selection: &Selection) -> FollowFilter {
+    FollowFilter {
+        a: selection.a.addresses.iter().chain(&selection.aliases).copied().collect(),
+        b: selection.b.as_ref().map(|end| end.addresses.clone()),
+        protocols: selection.protocol.into_iter().collect(),
+        ports: selection.ports.clone(),
+    }
+}
+
+/// What the correlator reports of what the kernel records: the kernel also takes what NAT may have rewritten.
+pub(super) fn scope_of(selection: &Selection) -> FollowScope {
+    FollowScope {
+        a: selection.a.addresses.iter().copied().collect(),
+        b: selection.b.as_ref().map(|end| end.addresses.iter().copied().collect()),
+    }
+}
