@@ -32,10 +32,13 @@ pub fn tracer_observe(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn try_observe(ctx: &TcContext) -> Result<Outcome, Outcome> {
-    let reader = SkbReader::new(ctx);
     let Scratch { hook, headers } = scratch().ok_or(Outcome::Internal)?;
     let config = filter::config()?;
-    let link = if hook.ethernet == 0 { Link::None } else { Link::Ethernet };
+    let (link, left_over) = match hook.ethernet {
+        0 => (Link::None, reader::left_over(ctx)),
+        _ => (Link::Ethernet, 0),
+    };
+    let reader = SkbReader::new(ctx, left_over);
     headers.parse(&reader, link, &config.vxlan_ports)?;
     let follows = filter::wanted_by(&reader, headers, config)?;
     if follows == 0 {
