@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::listen;
 use crate::lab::{Lab, Pod};
 
 /// The longest DNS message over UDP without extensions, in bytes.
@@ -53,10 +54,8 @@ impl Pod {
     /// # Errors
     /// When the port is taken.
     pub fn serve_dns(&self, port: u16, records: DnsRecords) -> Result<DnsServer> {
-        let socket = self
-            .netns()
-            .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))?
-            .with_context(|| format!("cannot listen on UDP port {port} of pod {}", self.name()))?;
+        let socket =
+            listen(self, &format!("UDP port {port}"), || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))?;
         socket.set_read_timeout(Some(Duration::from_millis(50))).context("cannot set a timeout")?;
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::listen;
 use crate::lab::Pod;
 
 /// What a flood sends.
@@ -51,10 +52,8 @@ impl Pod {
     /// # Errors
     /// When the port is taken.
     pub fn udp_sink(&self, port: u16) -> Result<UdpSink> {
-        let socket = self
-            .netns()
-            .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))?
-            .with_context(|| format!("cannot listen on UDP port {port} of pod {}", self.name()))?;
+        let socket =
+            listen(self, &format!("UDP port {port}"), || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))?;
         socket.set_read_timeout(Some(Duration::from_millis(50))).context("cannot set a timeout")?;
         let received = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));

@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context as _, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
+use super::listen;
 use crate::lab::Pod;
 
 /// The longest request line or header that is read.
@@ -42,10 +43,8 @@ impl Pod {
     /// # Errors
     /// When the port is taken.
     pub fn serve_http(&self, port: u16) -> Result<HttpServer> {
-        let listener = self
-            .netns()
-            .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))?
-            .with_context(|| format!("cannot listen on TCP port {port} of pod {}", self.name()))?;
+        let listener =
+            listen(self, &format!("TCP port {port}"), || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))?;
         HttpServer::start(listener)
     }
 }
