@@ -106,6 +106,15 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Takes all encapsulations for what has been taken off; gives the length of it, bytes.
+    #[inline(always)]
+    pub fn forget_tunnels(&mut self) -> u32 {
+        self.tunnel_count = 0;
+        self.outer = TunnelAt::default();
+        self.middle = TunnelAt::default();
+        self.network
+    }
+
     /// True if the packet is a fragment other than the first: it has no transport header.
     #[inline(always)]
     #[must_use]

@@ -35,8 +35,12 @@ fn try_observe(ctx: &TcContext) -> Result<Outcome, Outcome> {
     let reader = SkbReader::new(ctx);
     let Scratch { hook, headers } = scratch().ok_or(Outcome::Internal)?;
     let config = filter::config()?;
-    let link = if hook.ethernet == 0 { Link::None } else { Link::Ethernet };
+    let bare = hook.ethernet == 0;
+    // What lies before the network header has been taken off already: only its length is of interest.
+    let is_decapsulated = bare && !reader.begins_with_network_header();
+    let link = if bare && !is_decapsulated { Link::None } else { Link::Ethernet };
     headers.parse(&reader, link, &config.vxlan_ports)?;
+    let before = if is_decapsulated { headers.forget_tunnels() } else { 0 };
     let follows = filter::wanted_by(&reader, headers, config)?;
     if follows == 0 {
         return Ok(Outcome::Filtered);
@@ -45,7 +49,7 @@ fn try_observe(ctx: &TcContext) -> Result<Outcome, Outcome> {
         ctx,
         "wanted: protocol {}, {} tunnels, follows {:x}", headers.protocol, headers.tunnel_count, follows
     );
-    records::write(ctx, &reader, headers, *hook, follows)
+    records::write(ctx, &reader, headers, *hook, follows, before)
 }
 
 /// The kernel reads this from the object: GPL-only helpers ask for it.

@@ -4,7 +4,8 @@
 use core::arch::asm;
 use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::bpf_skb_load_bytes;
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
+use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
 use tracer_common::packet::{MAX_OFFSET, Reader};
 
@@ -18,6 +19,31 @@ impl<'a> SkbReader<'a> {
     #[inline(always)]
     pub(crate) fn new(ctx: &'a TcContext) -> Self {
         Self { ctx, data: ctx.data(), data_end: ctx.data_end() }
+    }
+
+    /// Whether the packet begins with its network header, as it should on a device without link headers. Before Linux
+    /// 5.14 what an IPIP or SIT device has received begins at the ingress hook with what was taken off: the outer link
+    /// and IP headers (ipip.c and sit.c did not reset `mac_header`).
+    #[inline(always)]
+    pub(crate) fn begins_with_network_header(&self) -> bool {
+        let mut network = MaybeUninit::<[u64; 2]>::uninit();
+        // SAFETY: the context is the program's own and the buffer has the size that is given.
+        let failed = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.ctx.skb.skb.cast(),
+                0,
+                network.as_mut_ptr().cast(),
+                size_of::<[u64; 2]>() as u32,
+                BPF_HDR_START_NET,
+            )
+        };
+        if failed != 0 {
+            return true;
+        }
+        // SAFETY: the helper has written all bytes.
+        let network = unsafe { network.assume_init() };
+        // The first 16 bytes of an IP packet hold its length, id or flow label, and addresses.
+        self.load(0) == Some(network[0]) && self.load(8) == Some(network[1])
     }
 
     /// The value at `offset`, bytes as they lie.

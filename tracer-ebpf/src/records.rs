@@ -25,6 +25,7 @@ static WAKE_BYTES: u64 = 0;
 /// wake it with every record.
 const WAKE_WINDOW: u64 = 16 * HOP_RECORD_SIZE as u64;
 
+/// `before`: bytes in front of the packet that its device does not count as part of it.
 #[inline(always)]
 pub(crate) fn write(
     ctx: &TcContext,
@@ -32,6 +33,7 @@ pub(crate) fn write(
     headers: &Headers,
     hook: Hook,
     follows: u64,
+    before: u32,
 ) -> Result<Outcome, Outcome> {
     let mut entry = RECORDS.reserve::<HopRecord>(0).ok_or(Outcome::RingFull)?;
     let record = entry.write(HopRecord::default());
@@ -44,7 +46,7 @@ pub(crate) fn write(
     unsafe {
         let skb = ctx.skb.skb;
         record.ifindex = (*skb).ifindex;
-        record.length = (*skb).len;
+        record.length = (*skb).len.saturating_sub(before);
         record.gso_segments = (*skb).gso_segs as u16;
         record.gso_size = (*skb).gso_size as u16;
     }

@@ -36,30 +36,53 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
+/// The profile in which tests and what they run are built, see the root `Cargo.toml`.
+const TEST_PROFILE: &str = "tests";
+
+/// Builds every program and test harness of the host's crates, statically linked: the same files run on this machine and,
+/// whatever C library is there, in the virtual machines.
+///
+/// # Errors
+/// When the build fails; cargo has printed why.
+pub(crate) fn build_tests() -> Result<Vec<Executable>> {
+    let mut cargo = cargo();
+    // With --target the flags do not reach build scripts.
+    cargo.args(["build", "--profile", TEST_PROFILE, "--target", &host_triple()?]);
+    cargo.args(HOST_CRATES).args(["--bins", "--tests"]);
+    cargo.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    executables(&mut cargo)
+}
+
 /// Builds, and returns the executables. `arguments` begin with the subcommand.
 ///
 /// # Errors
 /// When the build fails; cargo has printed why.
 pub(crate) fn build<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Vec<Executable>> {
-    build_with(arguments, &[])
+    let mut cargo = cargo();
+    cargo.args(arguments);
+    executables(&mut cargo)
 }
 
-/// As [`build`], with environment variables.
-///
-/// # Errors
-/// As [`build`].
-pub(crate) fn build_with<'a>(
-    arguments: impl IntoIterator<Item = &'a str>,
-    variables: &[(&str, &str)],
-) -> Result<Vec<Executable>> {
-    let mut cargo = cargo();
-    cargo.envs(variables.iter().copied());
-    cargo.args(arguments).arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
-    let output = cargo.output().with_context(|| format!("cannot start {}", process::shown(&cargo)))?;
+/// Runs a cargo that builds, and returns what it built.
+fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
+    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = cargo.output().with_context(|| format!("cannot start {}", process::shown(cargo)))?;
     if !output.status.success() {
-        bail!("{} ended with {}", process::shown(&cargo), output.status);
+        bail!("{} ended with {}", process::shown(cargo), output.status);
     }
     String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| executable(line).transpose()).collect()
+}
+
+/// What the compiler builds for when nothing else is said.
+pub(crate) fn host_triple() -> Result<String> {
+    let version = process::output(rustc().arg("-vV")).context("cannot run rustc")?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("`rustc -vV` does not name the host")
+}
+
+/// The compiler that cargo uses.
+pub(crate) fn rustc() -> Command {
+    Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
 }
 
 /// The executable of one line of cargo's JSON messages, if the line is about one.

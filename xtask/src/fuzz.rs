@@ -5,7 +5,7 @@
 //! sanitizer's, which `RUSTC_BOOTSTRAP` unlocks for this build alone; where the compiler comes without the
 //! sanitizer's runtime, the targets run without it and we say so.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -33,7 +33,7 @@ const MAX_INPUT: &str = "-max_len=2048";
 pub(crate) fn run(target: Option<&str>, seconds: u32) -> Result<()> {
     let dir = ebpf_build::workspace_root().join("fuzz");
     let targets = targets(&dir, target)?;
-    let host = host_triple()?;
+    let host = cargo::host_triple()?;
     build(&dir, &host)?;
     for target in targets {
         eprintln!("fuzz: {target} for {seconds} s");
@@ -102,19 +102,10 @@ fn build(dir: &Path, host: &str) -> Result<()> {
     process::run(&mut cargo).context("cannot build the fuzz targets")
 }
 
-fn rustc() -> Command {
-    Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-}
-
-fn host_triple() -> Result<String> {
-    let version = process::output(rustc().arg("-vV")).context("cannot run rustc")?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).context("`rustc -vV` does not name the host")
-}
-
 /// Whether the compiler brings the sanitizer's runtime library.
 fn has_address_sanitizer(host: &str) -> bool {
-    let Some(libdir) = process::output(rustc().args(["--print", "target-libdir", "--target", host])) else {
+    let Some(libdir) = process::output(cargo::rustc().args(["--print", "target-libdir", "--target", host]))
+    else {
         return false;
     };
     let Ok(files) = fs::read_dir(libdir.trim()) else { return false };

@@ -199,8 +199,7 @@ struct Built {
 
 impl Built {
     fn new() -> Result<Self> {
-        let arguments = ["build"].into_iter().chain(HOST_CRATES).chain(["--bins", "--tests"]);
-        let mut programs = cargo::build(arguments)?;
+        let mut programs = cargo::build_tests()?;
         programs.sort_by(|a, b| (&a.crate_dir, &a.name).cmp(&(&b.crate_dir, &b.name)));
         Ok(Self { programs })
     }

@@ -58,12 +58,12 @@ const FIRST_WITH_TCX: (u32, u32) = (6, 6);
 /// Test programs about the hooks themselves: with both ways to attach where a kernel has both. The others run with
 /// both on this machine (`cargo xtask test`).
 const ABOUT_HOOKS: [&str; 2] = ["coexistence", "points"];
-/// What the static programs are built for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What a filter must be part of for the pairs of machines to be run.
 const TWO_NODES: &str = "two_nodes";
-/// Crates with what runs in the machines.
-const PACKAGES: [&str; 3] = ["tracer", "tracer-lab", "tracer-integration"];
+/// The programs that the tests run.
+const PROGRAMS: [&str; 2] = ["tracer", "tracer-lab"];
+/// Crates whose tests run in the machines, and which of their test programs if not all.
+const HARNESSES: [(&str, Option<&str>); 2] = [("tests/integration", None), ("tests/lab", Some("kernels"))];
 
 /// Which machines and tests.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -172,19 +172,17 @@ struct Programs {
 impl Programs {
     fn build(dir: &Path) -> Result<Self> {
         eprintln!("vm: building the programs for the machines");
-        let mut arguments = vec!["build", "--profile", "vm", "--target", TARGET, "--bins", "--tests"];
-        arguments.extend(PACKAGES.iter().flat_map(|package| ["--package", package]));
-        let built = cargo::build_with(arguments, &[("RUSTFLAGS", "-C target-feature=+crt-static")])?;
+        let built = cargo::build_tests()?;
         let shared = dir.join("programs");
         if shared.exists() {
             fs::remove_dir_all(&shared).context("cannot empty the directory of programs")?;
         }
         create_dir(&shared)?;
-        let integration = ebpf_build::workspace_root().join("tests/integration");
         let mut harnesses = Vec::new();
-        for Executable { name, crate_dir, is_test, path } in &built {
-            let is_harness = *is_test && *crate_dir == integration && path_is_of_tests_dir(path, name);
-            if !is_harness && *is_test {
+        for executable in &built {
+            let Executable { name, path, .. } = executable;
+            let is_harness = is_run_in_machines(executable);
+            if !is_harness && !PROGRAMS.contains(&name.as_str()) {
                 continue;
             }
             // Debug information is read over 9p and never used there.
@@ -232,9 +230,14 @@ impl Programs {
     }
 }
 
-/// Unit tests of the library have the crate's name and no packets.
-fn path_is_of_tests_dir(_path: &Path, name: &str) -> bool {
-    name != "tracer_integration"
+/// The tests of `tests/integration`, and of the lab those about what a kernel can do.
+fn is_run_in_machines(executable: &Executable) -> bool {
+    let Executable { name, crate_dir, is_test, .. } = executable;
+    *is_test
+        && HARNESSES
+            .iter()
+            .any(|(dir, only)| crate_dir.ends_with(dir) && only.is_none_or(|only| only == name))
+        && name != "tracer_integration"
 }
 
 fn has_test(harness: &Path, filter: Option<&str>) -> bool {

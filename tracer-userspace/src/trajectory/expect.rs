@@ -12,7 +12,7 @@ mod words;
 
 use std::sync::Arc;
 
-use crate::trajectory::expect::table::At;
+use crate::trajectory::expect::table::{At, Opaque};
 use crate::trajectory::expect::topology::{Learnt, Topology, Way};
 use crate::trajectory::expect::visit::{Conditions, Exit, Visit, plan_visits};
 use crate::trajectory::expect::words::records_were;
@@ -79,6 +79,9 @@ pub enum Why {
     NotAttachedYet,
     /// Nothing on the node is observed.
     NodeNotObserved,
+    /// It passed inside a tunnel that encrypts: into it or out of it at `tunnel`, from or to node `other` if that is
+    /// known.
+    Encrypted { tunnel: Arc<ObservationPoint>, opaque: &'static Opaque, other: Option<Arc<str>> },
     /// Records were lost on its node: this one may be among them.
     RecordsLost { records: u64 },
     /// The packet was first seen later on its way.
@@ -97,7 +100,11 @@ impl Why {
     pub fn is_explained(&self) -> bool {
         matches!(
             self,
-            Self::PassedBy { .. } | Self::Hidden { .. } | Self::NotAttachedYet | Self::NodeNotObserved
+            Self::PassedBy { .. }
+                | Self::Hidden { .. }
+                | Self::NotAttachedYet
+                | Self::NodeNotObserved
+                | Self::Encrypted { .. }
         )
     }
 }
@@ -171,9 +178,11 @@ fn walk(seen: &[Seen<'_>], facts: &Facts<'_>, visits: &[Visit<'_>], index: usize
         return;
     }
     let conditions = Conditions::of(seen, facts, visits, index);
+    let previous = index.checked_sub(1).map(|index| &visits[index].node);
+    let next = visits.get(index + 1).map(|visit| &visit.node);
     let mut at = visit.entry;
     loop {
-        at = table::next(at, |when| conditions.hold(when, at));
+        at = table::next(at, |when| conditions.hold(when));
         let stage = match at {
             At::Hook(stage) => stage,
             At::Done => break,
@@ -185,7 +194,8 @@ fn walk(seen: &[Seen<'_>], facts: &Facts<'_>, visits: &[Visit<'_>], index: usize
             next_hop = found + 1;
         } else if let Some((pod, point)) = conditions.resolve(stage, facts, visit) {
             let node = visit.node.clone();
-            steps.push(Step::Missing(Absent { stage, node, pod, point, why: Why::Unexplained }));
+            let why = conditions.opaque(stage, previous, next).unwrap_or(Why::Unexplained);
+            steps.push(Step::Missing(Absent { stage, node, pod, point, why }));
         }
     }
     steps.extend((next_hop..visit.hops.end).map(Step::Seen));
@@ -211,7 +221,7 @@ fn explain(seen: &[Seen<'_>], facts: &Facts<'_>, steps: &mut Vec<Step>) {
             }
             Step::Missing(absent) => absent,
         };
-        if absent.why == Why::NodeNotObserved {
+        if matches!(absent.why, Why::NodeNotObserved | Why::Encrypted { .. }) {
             continue;
         }
         let lost = (facts.lost_on)(&absent.node);
@@ -301,7 +311,7 @@ fn conclude(
         return End::Unknown("nothing was seen of it".to_owned());
     };
     let last_index = seen.len() - 1;
-    let tail: Vec<&Absent> = steps
+    let mut tail: Vec<&Absent> = steps
         .iter()
         .rev()
         .map_while(|step| match step {
@@ -309,6 +319,11 @@ fn conclude(
             Step::Seen(_) => None,
         })
         .collect();
+    // Hops that nobody can see say nothing about where the packet went.
+    let is_visible = |absent: &&Absent| !matches!(absent.why, Why::Encrypted { .. });
+    let dark: Vec<String> =
+        tail.iter().rev().filter(|absent| !is_visible(absent)).map(|absent| absent.describe()).collect();
+    tail.retain(is_visible);
     let arrived = match last_visit.exit {
         Exit::Pod(_) => Stage::of(last.point) == POD_IN,
         Exit::Host => tail.is_empty() && !last_visit.hops.is_empty(),
@@ -380,7 +395,15 @@ fn conclude(
                      that are recorded only if the target is named (--to)"
                 ))
             }
-            Some(absent) => End::Lost { after: last_index, expected: absent.describe() },
+            Some(absent) if dark.is_empty() => End::Lost { after: last_index, expected: absent.describe() },
+            Some(absent) => End::Lost {
+                after: last_index,
+                expected: format!(
+                    "{} (between them it is encrypted: {} cannot show it)",
+                    absent.describe(),
+                    dark.join(" and ")
+                ),
+            },
             None => {
                 End::Unknown(format!("no later device on its way is observed; last seen at {last_seen_at}"))
             }

@@ -6,12 +6,18 @@
 mod bridge;
 mod cilium;
 mod cilium_host_routing;
+mod geneve;
+mod ipip;
+mod kube_proxy;
+mod netkit;
 mod routed;
+mod wireguard;
 
 use std::net::SocketAddr;
+use std::process::Command;
 
-use tracer_integration::{Watch, Watched, Way};
-use tracer_lab::{Lab, RecordType};
+use tracer_integration::{Watch, Watched, Way, fact};
+use tracer_lab::{Lab, RecordType, Topology};
 
 /// A name that the lab's DNS has, under both types.
 const NAME: &str = "kube-dns.kube-system.svc.cluster.local";
@@ -20,16 +26,41 @@ const NAME: &str = "kube-dns.kube-system.svc.cluster.local";
 const WEB: &[&str] = &["tcp IPv4", "tcp IPv6"];
 const DNS: &[&str] = &["udp IPv4", "udp IPv6"];
 
-/// One lab, and a follow for each server: all that [`watch_server`] sends goes by `ways`, and what is told is what was
-/// captured.
-#[track_caller]
-fn assert_every_way(lab: &Lab, ways: &[Way<'_>]) {
-    for server in ["httpbin", "httpbin-local"] {
-        assert_ways_to(&watch_server(lab, server), server, ways);
+/// Whether this kernel can do a topology that needs devices of `kind`. Where it cannot, `ip` cannot make one either, and
+/// the lab says so.
+fn can_build(topology: Topology, kind: &str) -> bool {
+    let add = format!("ip link add try0 type {kind}");
+    let has_it = Command::new("unshare").args(["--net", "sh", "-c", &add]).output().unwrap().status.success();
+    let lacking = topology.lacking().unwrap();
+    assert_eq!(lacking.is_none(), has_it, "{lacking:?}");
+    if let Some(lacking) = lacking {
+        let error = format!("{:#}", Lab::build(topology).err().unwrap());
+        assert!(error.starts_with(&format!("cannot build topology {topology}: ")), "{error}");
+        assert!(error.ends_with(&lacking), "{error}");
+        fact(&told_of(topology), "no such devices");
     }
+    has_it
+}
+
+/// One lab, and a follow for each server: all that [`watch_server`] sends goes by `ways`, and what is told is what was
+/// captured. Gives what was seen of each.
+#[track_caller]
+fn assert_every_way<'a>(lab: &'a Lab, ways: &[Way<'_>]) -> [Watched<'a>; 2] {
+    let watched = ["httpbin", "httpbin-local"].map(|server| {
+        let watched = watch_server(lab, server);
+        assert_ways_to(&watched, server, ways);
+        watched
+    });
     if ways.iter().any(|way| way.to == "svc/kube-dns") {
         assert_ways_to(&watch_kube_dns(lab), "kube-dns", ways);
     }
+    fact(&told_of(lab.topology()), "yes");
+    watched
+}
+
+/// What is known of a kernel when the test of a topology has passed.
+fn told_of(topology: Topology) -> String {
+    format!("every hop is told: {topology}")
 }
 
 #[track_caller]

@@ -1,3 +1,4 @@
 mod datapaths;
+mod encrypted;
 mod identity;
 mod verdicts;

@@ -9,7 +9,7 @@
 //! | two ports of one bridge | pod, peer, peer, pod: no bridge hook |
 //! | Cilium legacy routing | as routed veth with tunnel; `cilium_host` is `Other` and never required |
 //! | Cilium and Calico eBPF with `bpf_redirect_peer`, `bpf_redirect` | the same rows; [`SKIPS`] says what may be absent |
-//! | WireGuard between nodes | tunnel without NIC: what the NIC shows is encrypted (`Encrypted`) |
+//! | WireGuard between nodes | the same as with VXLAN; [`OPAQUE`] says which hops show nothing of the packet |
 
 use crate::trajectory::order::{
     BRIDGE_DOWN, BRIDGE_UP, NIC_IN, NIC_OUT, PEER_IN, PEER_OUT, POD_IN, POD_OUT, Stage, TUNNEL_IN, TUNNEL_OUT,
@@ -43,8 +43,6 @@ pub enum When {
     ArrivedEncapsulated,
     /// The packet leaves in a tunnel.
     LeavesEncapsulated,
-    /// That tunnel encrypts: the NIC shows nothing of the packet.
-    Encrypted,
     /// The packet's destination is a pod here.
     ToPod,
     /// The packet goes on to another machine.
@@ -71,7 +69,6 @@ pub const TRANSITIONS: &[Transition] = &[
     row(At::Hook(PEER_OUT), At::Through, When::Always),
     row(At::Hook(BRIDGE_UP), At::Through, When::Always),
     row(At::FromHost, At::Through, When::Always),
-    row(At::FromWire, At::Hook(TUNNEL_IN), When::Encrypted),
     row(At::FromWire, At::Hook(NIC_IN), When::Always),
     row(At::Hook(NIC_IN), At::Hook(TUNNEL_IN), When::ArrivedEncapsulated),
     row(At::Hook(NIC_IN), At::Through, When::Always),
@@ -83,7 +80,6 @@ pub const TRANSITIONS: &[Transition] = &[
     row(At::Hook(POD_IN), At::Done, When::Always),
     row(At::Through, At::Hook(TUNNEL_OUT), When::LeavesEncapsulated),
     row(At::Through, At::Hook(NIC_OUT), When::ToWire),
-    row(At::Hook(TUNNEL_OUT), At::Done, When::Encrypted),
     row(At::Hook(TUNNEL_OUT), At::Hook(NIC_OUT), When::Always),
     row(At::Hook(NIC_OUT), At::Done, When::Always),
     row(At::Through, At::Done, When::Always),
@@ -125,4 +121,25 @@ pub fn skip(missing: Stage, next: Stage) -> Option<&'static str> {
         .iter()
         .find(|skip| skip.missing == missing && skip.next.is_none_or(|wanted| wanted == next))
         .map(|skip| skip.mechanism)
+}
+
+/// A tunnel that encrypts: hops of the node that hold nothing of the packet, though it passes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opaque {
+    /// The kernel's link kind of the tunnel device.
+    pub kind: &'static str,
+    /// What encrypts, for people.
+    pub name: &'static str,
+    /// What passes in place of the packet, for people.
+    pub carrier: &'static str,
+    pub hides: &'static [Stage],
+}
+
+pub const OPAQUE: &[Opaque] =
+    &[Opaque { kind: "wireguard", name: "WireGuard", carrier: "UDP", hides: &[NIC_OUT, NIC_IN] }];
+
+/// What hides a hop where packets are in a tunnel of this kind.
+#[must_use]
+pub fn opaque(kind: &str, stage: Stage) -> Option<&'static Opaque> {
+    OPAQUE.iter().find(|opaque| opaque.kind == kind && opaque.hides.contains(&stage))
 }

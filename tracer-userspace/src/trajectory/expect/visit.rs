@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::trajectory::expect::table::{At, When};
+use crate::trajectory::expect::table::{self, At, When};
 use crate::trajectory::expect::topology::{Lookup, Way};
-use crate::trajectory::expect::{Facts, Seen};
-use crate::trajectory::model::{DeviceRole, Direction, ObservationPoint, Owner, PodRef};
+use crate::trajectory::expect::{Facts, Seen, Why};
+use crate::trajectory::model::{DeviceRole, Direction, ObservationPoint, Owner, PodRef, PointId};
 use crate::trajectory::order::{BRIDGE_DOWN, BRIDGE_UP, NIC_IN, NIC_OUT, Stage, TUNNEL_IN, TUNNEL_OUT};
 use crate::trajectory::rewrite::Endpoint;
 
@@ -121,8 +121,10 @@ pub(super) struct Conditions<'a> {
     target_routed: bool,
     arrives_encapsulated: bool,
     leaves_encapsulated: bool,
-    arrives_encrypted: bool,
-    leaves_encrypted: bool,
+    /// The tunnel device that the packet came out of here, or went into at the node before.
+    tunnel_in: Option<Arc<ObservationPoint>>,
+    /// The tunnel device that the packet goes into here, or comes out of at the next node.
+    tunnel_out: Option<Arc<ObservationPoint>>,
     to_wire: bool,
     way_in: Option<Way>,
     way_out: Option<Way>,
@@ -159,7 +161,13 @@ impl<'a> Conditions<'a> {
         let of = |visit: Option<&Visit<'_>>| visit.map_or(&seen[0..0], |visit| &seen[visit.hops.clone()]);
         let arriving = Tunnelled::on(of(previous), NIC_OUT, TUNNEL_OUT).or(hops, NIC_IN, TUNNEL_IN);
         let leaving = Tunnelled::on(of(next), NIC_IN, TUNNEL_IN).or(hops, NIC_OUT, TUNNEL_OUT);
-        let kind_is_encrypted = |id| topology.get(id).is_some_and(|point| is_encrypted(&point.kind));
+        let learnt = |id: Option<PointId>| id.and_then(|id| topology.get(id)).cloned();
+        let tunnel_in = device(hops, TUNNEL_IN)
+            .or_else(|| learnt(way_in.and_then(|way| way.tunnel_in)))
+            .or_else(|| device(of(previous), TUNNEL_OUT));
+        let tunnel_out = device(hops, TUNNEL_OUT)
+            .or_else(|| learnt(way_out.and_then(|way| way.tunnel_out)))
+            .or_else(|| device(of(next), TUNNEL_IN));
         Self {
             source_pod,
             target_pod,
@@ -173,28 +181,39 @@ impl<'a> Conditions<'a> {
             leaves_encapsulated: leaving
                 .known()
                 .unwrap_or_else(|| way_out.is_some_and(|way| way.tunnel_out.is_some())),
-            arrives_encrypted: arriving.encrypted
-                || way_in.and_then(|way| way.tunnel_in).is_some_and(kind_is_encrypted),
-            leaves_encrypted: leaving.encrypted
-                || way_out.and_then(|way| way.tunnel_out).is_some_and(kind_is_encrypted),
+            tunnel_in,
+            tunnel_out,
             to_wire: matches!(visit.exit, Exit::Wire),
             way_in,
             way_out,
         }
     }
 
-    pub(super) fn hold(&self, when: When, at: At) -> bool {
+    pub(super) fn hold(&self, when: When) -> bool {
         match when {
             When::Always => true,
             When::SourceRoutedOverBridge => self.source_routed,
             When::TargetRoutedOverBridge => self.target_pod.is_some() && self.target_routed,
             When::ArrivedEncapsulated => self.arrives_encapsulated,
             When::LeavesEncapsulated => self.to_wire && self.leaves_encapsulated,
-            When::Encrypted if at == At::FromWire => self.arrives_encrypted,
-            When::Encrypted => self.leaves_encrypted,
             When::ToPod => self.target_pod.is_some(),
             When::ToWire => self.to_wire,
         }
+    }
+
+    /// Why a hop here shows nothing of the packet although it passes.
+    pub(super) fn opaque(
+        &self,
+        stage: Stage,
+        previous: Option<&Arc<str>>,
+        next: Option<&Arc<str>>,
+    ) -> Option<Why> {
+        let (tunnel, other) = match stage.direction {
+            Direction::Ingress => (self.tunnel_in.as_ref()?, previous),
+            Direction::Egress => (self.tunnel_out.as_ref()?, next),
+        };
+        let opaque = table::opaque(&tunnel.kind, stage)?;
+        Some(Why::Encrypted { tunnel: tunnel.clone(), opaque, other: other.cloned() })
     }
 
     /// The device of a missing stage; `None` if no such hook is observed, so that it cannot be missed.
@@ -239,7 +258,6 @@ struct Tunnelled {
     yes: bool,
     /// A NIC showed the bare packet.
     bare: bool,
-    encrypted: bool,
 }
 
 impl Tunnelled {
@@ -252,7 +270,6 @@ impl Tunnelled {
                 result.bare |= hop.packet.encapsulation.is_empty();
             } else if stage == tunnel {
                 result.yes = true;
-                result.encrypted |= is_encrypted(&hop.point.kind);
             }
         }
         result
@@ -260,11 +277,7 @@ impl Tunnelled {
 
     fn or(self, hops: &[Seen<'_>], nic: Stage, tunnel: Stage) -> Self {
         let other = Self::on(hops, nic, tunnel);
-        Self {
-            yes: self.yes || other.yes,
-            bare: self.bare || other.bare,
-            encrypted: self.encrypted || other.encrypted,
-        }
+        Self { yes: self.yes || other.yes, bare: self.bare || other.bare }
     }
 
     fn known(self) -> Option<bool> {
@@ -278,6 +291,6 @@ impl Tunnelled {
     }
 }
 
-fn is_encrypted(kind: &str) -> bool {
-    kind == "wireguard"
+fn device(hops: &[Seen<'_>], stage: Stage) -> Option<Arc<ObservationPoint>> {
+    hops.iter().map(|hop| hop.point).find(|point| Stage::of(point) == stage).cloned()
 }

@@ -35,6 +35,21 @@ impl Absent {
             }
             Why::NotAttachedYet => "not observed yet when the packet passed".to_owned(),
             Why::NodeNotObserved => "nothing is observed on that node".to_owned(),
+            Why::Encrypted { tunnel, opaque, other } => {
+                let wire = match (other, self.stage.direction) {
+                    (Some(other), Direction::Egress) => format!(" from {} to {other}", self.node),
+                    (Some(other), Direction::Ingress) => format!(" from {other} to {}", self.node),
+                    (None, _) => String::new(),
+                };
+                let verb = match tunnel.direction {
+                    Direction::Egress => "sends",
+                    Direction::Ingress => "gets",
+                };
+                format!(
+                    "encrypted, not visible: {} on {} ({}) {verb} it as {}{wire}",
+                    tunnel.device, tunnel.node, opaque.name, opaque.carrier
+                )
+            }
             Why::RecordsLost { records } => {
                 format!("record lost? {} lost on {} meanwhile", records_were(*records), self.node)
             }

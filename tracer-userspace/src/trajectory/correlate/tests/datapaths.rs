@@ -326,25 +326,6 @@ fn addresses_outside_and_nodes_are_reached_at_their_last_device() {
 }
 
 #[test]
-fn wireguard_hides_the_wire_and_both_sides_are_still_joined() {
-    let mut world = two_nodes(false, "");
-    for node in ["n1", "n2"] {
-        world.tunnel(node, "wg0", "wireguard");
-    }
-    let steps: &[Step<'_>] = &[
-        ("n1/curl:eth0>", &[]),
-        ("n1/vethcurl<", &[]),
-        ("n1/wg0>", &[Change::Ttl]),
-        ("n2/wg0<", &[]),
-        ("n2/vethhttp>", &[Change::Ttl]),
-        ("n2/httpbin:eth0<", &[]),
-    ];
-    let out = world.correlate(world.walk(SECOND, &ping(CURL, HTTPBIN, 3), steps));
-    assert_eq!(hooks(&out[0]), names(steps));
-    assert_eq!((&out[0].verdict, out[0].expected_hops), (&Verdict::Delivered, 6));
-}
-
-#[test]
 fn nodes_of_one_machine_share_a_clock_and_all_legs_are_exact() {
     let world = two_nodes_with_one_clock("vxlan");
     let packet = tcp((CURL, 40000), (CLUSTER_IP, 80), 9, 0, SYN);
