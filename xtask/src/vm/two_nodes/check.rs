@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// How far the second node's wall clock may be ahead, nanoseconds: what was set, to a second, and what it has gained
 /// since.
-const AHEAD_NS: RangeInclusive<i64> = 36_000_000_000..=38_500_000_000;
+const AHEAD_NS: RangeInclusive<i64> = 36_000_000_000..=39_000_000_000;
 /// What it may gain while the echoes are sent, which takes 5 s: 1 % of that, give or take what an emulated machine is
 /// late.
 const GAIN_NS: RangeInclusive<i64> = 20_000_000..=90_000_000;
