@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use tracer_lab::{Direction, Redirection};
 
 use super::{Redirected, Seen, Transport, Watched};
 use crate::told::{Address, Encapsulation, End, Hop, Trajectory};
+use crate::tracer::patient;
 
 /// How far the capture's and tracer's time of the same packet at the same device may be apart: the way from the tap to
-/// the hook, with an interruption in between.
-const APART_NS: u64 = 50_000_000;
+/// the hook, with an interruption in between; an emulated processor may stand still for longer.
+const APART: Duration = Duration::from_millis(100);
 
 /// A packet at a device, as both sides know it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,7 +106,7 @@ impl Watched<'_> {
                 panic!("not captured: {observation}");
             };
             assert!(
-                seen.time_ns.abs_diff(hop.time_ns) < APART_NS,
+                Duration::from_nanos(seen.time_ns.abs_diff(hop.time_ns)) < patient(APART),
                 "captured at {} ns, told at {} ns: {observation}",
                 seen.time_ns,
                 hop.time_ns
