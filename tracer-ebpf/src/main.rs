@@ -32,20 +32,13 @@ pub fn tracer_observe(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn try_observe(ctx: &TcContext) -> Result<Outcome, Outcome> {
+    let reader = SkbReader::new(ctx);
     let Scratch { hook, headers } = scratch().ok_or(Outcome::Internal)?;
     let config = filter::config()?;
-<<<<<<< HEAD
     let bare = hook.ethernet == 0;
     // What lies before the network header has been taken off already: only its length is of interest.
     let is_decapsulated = bare && !reader.begins_with_network_header();
     let link = if bare && !is_decapsulated { Link::None } else { Link::Ethernet };
-=======
-    let (link, left_over) = match hook.ethernet {
-        0 => (Link::None, reader::left_over(ctx)),
-        _ => (Link::Ethernet, 0),
-    };
-    let reader = SkbReader::new(ctx, left_over);
->>>>>>> lab
     headers.parse(&reader, link, &config.vxlan_ports)?;
     let before = if is_decapsulated { headers.forget_tunnels() } else { 0 };
     let follows = filter::wanted_by(&reader, headers, config)?;

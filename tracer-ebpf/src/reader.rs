@@ -9,22 +9,16 @@ use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
 use tracer_common::packet::{MAX_OFFSET, Reader};
 
-/// No more than the outer headers of any tunnel whose device has no Ethernet header.
-const MAX_LEFT_OVER: u32 = 0x7f;
-
 pub(crate) struct SkbReader<'a> {
     ctx: &'a TcContext,
-    /// Bytes before the packet that are none of it.
-    left_over: u32,
     data: usize,
     data_end: usize,
 }
 
 impl<'a> SkbReader<'a> {
-    /// `left_over`: how many bytes in front of the packet are none of it, see [`left_over`].
     #[inline(always)]
-    pub(crate) fn new(ctx: &'a TcContext, left_over: u32) -> Self {
-        Self { ctx, left_over, data: address(ctx.data(), left_over as usize), data_end: ctx.data_end() }
+    pub(crate) fn new(ctx: &'a TcContext) -> Self {
+        Self { ctx, data: ctx.data(), data_end: ctx.data_end() }
     }
 
     /// Whether the packet begins with its network header, as it should on a device without link headers. Before Linux
@@ -74,7 +68,7 @@ impl<'a> SkbReader<'a> {
         let failed = unsafe {
             bpf_skb_load_bytes(
                 self.ctx.skb.skb.cast(),
-                offset + self.left_over,
+                offset,
                 value.as_mut_ptr().cast(),
                 size_of::<T>() as u32,
             )
@@ -107,7 +101,7 @@ impl Reader for SkbReader<'_> {
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        self.ctx.len() - self.left_over
+        self.ctx.len()
     }
 
     /// verifier: what lives between two steps goes through memory, see `tracer_common::packet::Headers`.
@@ -119,39 +113,6 @@ impl Reader for SkbReader<'_> {
         unsafe { asm!("{0} = {0}", inout(reg) length, options(nostack, preserves_flags)) };
         let _ = length;
     }
-}
-
-/// Older kernels (5.10's IPIP) leave the outer headers of what came out of a tunnel in front of the packet at the ingress
-/// hook, and no field says how many bytes that is. The IP header, which can be read by its own place, says how long the
-/// packet is; what is more than that is theirs.
-#[inline(always)]
-pub(crate) fn left_over(ctx: &TcContext) -> u32 {
-    const IPV6_HEADER: u32 = 40;
-    let mut header = [0u16; 4];
-    // SAFETY: the context is the program's own and the buffer has the size that is given.
-    let failed = unsafe {
-        bpf_skb_load_bytes_relative(
-            ctx.skb.skb.cast(),
-            0,
-            header.as_mut_ptr().cast(),
-            size_of_val(&header) as u32,
-            BPF_HDR_START_NET,
-        )
-    };
-    if failed != 0 {
-        return 0;
-    }
-    let length = match u16::from_be(header[0]) >> 12 {
-        4 => u32::from(u16::from_be(header[1])),
-        6 => u32::from(u16::from_be(header[2])) + IPV6_HEADER,
-        _ => return 0,
-    };
-    // A packet too long for its own length field says 0 there: nothing is known, and such kernels leave nothing over.
-    let more = ctx.len().wrapping_sub(length);
-    if more > MAX_LEFT_OVER {
-        return 0;
-    }
-    more
 }
 
 /// verifier: the address of a byte as the verifier likes it. The AND gives it the offset's bound right where it

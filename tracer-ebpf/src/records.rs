@@ -7,7 +7,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::TcContext;
 use tracer_common::outcome::Outcome;
-use tracer_common::packet::{Headers, Reader as _};
+use tracer_common::packet::Headers;
 use tracer_common::record::{HOP_RECORD_SIZE, HopRecord};
 
 use crate::reader::SkbReader;
@@ -46,11 +46,7 @@ pub(crate) fn write(
     unsafe {
         let skb = ctx.skb.skb;
         record.ifindex = (*skb).ifindex;
-<<<<<<< HEAD
         record.length = (*skb).len.saturating_sub(before);
-=======
-        record.length = reader.length();
->>>>>>> lab
         record.gso_segments = (*skb).gso_segs as u16;
         record.gso_size = (*skb).gso_size as u16;
     }
