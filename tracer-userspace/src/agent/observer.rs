@@ -188,6 +188,13 @@ impl Observer {
         self.programs.outcomes()
     }
 
+    /// All records from before this time, CLOCK_MONOTONIC in nanoseconds, are in the channel or counted as lost; 0
+    /// until the ring was read for the first time.
+    #[must_use]
+    pub fn read_until_ns(&self) -> u64 {
+        self.ring.counters().read_until_ns.load(Ordering::Acquire)
+    }
+
     /// All records lost so far.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{MapData, RingBuf};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event as EpollEvent, EventData as EpollEventData, EventFlags};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracer_common::record::HopRecord;
@@ -36,6 +37,9 @@ pub struct RingCounters {
     pub channel_full: AtomicU64,
     /// Samples of the wrong size.
     pub undecodable: AtomicU64,
+    /// All records from before this time, CLOCK_MONOTONIC in nanoseconds, are in the channel or counted; 0 until the
+    /// ring was emptied for the first time. On a busy machine the thread may have to wait long for its turn.
+    pub read_until_ns: AtomicU64,
 }
 
 /// The running thread; ends when dropped.
@@ -96,15 +100,23 @@ fn read_until_stopped(
     loop {
         // Read before the last drain: nothing that was in the ring when we were told to stop is left there.
         let stopping = stop.load(Ordering::Acquire);
+        let began_ns = now_ns();
         if drain(&mut ring, sender, counters) > 0 {
             last_record = Instant::now();
         }
+        counters.read_until_ns.store(began_ns, Ordering::Release);
         if stopping {
             return;
         }
         let interval = if last_record.elapsed() < BUSY_HOLD { BUSY_INTERVAL } else { IDLE_INTERVAL };
         wait(alarm, interval);
     }
+}
+
+/// The clock of records.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)).unwrap_or(0)
 }
 
 /// Empties the ring; gives the number of samples.

@@ -56,9 +56,9 @@ async fn until_the_end(
             biased;
             ending = &mut end => return Ok(ending),
             _ = tick.tick() => {
-                // Of the packets finished now. Their records come first: who reads our output may have held us up for
-                // long, and a packet whose other records wait in the channel is not overdue.
-                let now_ns = monotonic_ns();
+                // Of the packets finished when the ring was last empty. Their records come first: who reads our output may
+                // have held us up for long, and a packet whose other records wait somewhere is not overdue.
+                let now_ns = observation.read_until_ns();
                 observation.drain(&mut |event| joining.take(event));
                 joining.tell_finished(now_ns)?;
                 joining.break_silence(|| account(observation));

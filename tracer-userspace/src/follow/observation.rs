@@ -181,6 +181,13 @@ impl<'a> Observation<'a> {
         self.observer.losses().unwrap_or(self.losses)
     }
 
+    /// What was seen before this time, CLOCK_MONOTONIC in nanoseconds, comes out of the next [`Observation::drain`] at the
+    /// latest; 0 until the ring was read for the first time.
+    #[must_use]
+    pub fn read_until_ns(&self) -> u64 {
+        self.observer.read_until_ns()
+    }
+
     /// Waits for what happens next. May be dropped and asked again at any time.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ pub fn run(args: &ObserveArgs) -> Result<(), Failure> {
             Observation::start(prepared, &args.selection, &args.hooks, &mut |event| early.push(event))?;
         let mut telling = Telling::begin(&observation)?;
         early.into_iter().for_each(|event| telling.take(event));
-        telling.heartbeat(&observation, monotonic_ns())?;
+        telling.flush()?;
         notice(&format!(
             "observing {} at {} for tracer follow --from; Ctrl-C ends",
             silence::what(observation.selection()),
@@ -73,10 +73,10 @@ async fn until_the_end(
             biased;
             ending = &mut end => return Ok(ending),
             _ = tick.tick() => {
-                // What is drained after this was there before it.
-                let now_ns = monotonic_ns();
+                // All that was seen before this is drained then.
+                let until_ns = observation.read_until_ns();
                 observation.drain(&mut |event| telling.take(event));
-                telling.heartbeat_if_due(observation, now_ns)?;
+                telling.heartbeat_if_due(observation, until_ns)?;
             }
             happening = observation.next() => observation.take(happening?, &mut |event| telling.take(event)),
         }
@@ -134,8 +134,18 @@ impl Telling {
         Ok(std::mem::replace(&mut self.failed, Ok(()))?)
     }
 
-    fn heartbeat_if_due(&mut self, observation: &Observation<'_>, now_ns: u64) -> Result<(), Failure> {
-        if self.beaten.elapsed() >= HEARTBEAT { self.heartbeat(observation, now_ns) } else { Ok(()) }
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.check()?;
+        Ok(self.writer.flush()?)
+    }
+
+    /// Nothing is claimed before the ring was read for the first time.
+    fn heartbeat_if_due(&mut self, observation: &Observation<'_>, until_ns: u64) -> Result<(), Failure> {
+        if until_ns > 0 && self.beaten.elapsed() >= HEARTBEAT {
+            self.heartbeat(observation, until_ns)
+        } else {
+            Ok(())
+        }
     }
 
     fn heartbeat(&mut self, observation: &Observation<'_>, now_ns: u64) -> Result<(), Failure> {
