@@ -144,10 +144,7 @@ fn blind_spot(
     mechanism: Attachment,
 ) -> Option<String> {
     let first_of = |programs: &[HookProgram], kind| {
-        programs
-            .iter()
-            .find(|program| program.mechanism == kind && !program.is_ours())
-            .map(HookProgram::clone)
+        programs.iter().find(|program| program.mechanism == kind && !program.is_ours()).cloned()
     };
     if direction == Direction::Ingress && mechanism != Attachment::Netkit {
         if let Some(program) = first_of(&programs.netkit_peer, Mechanism::NetkitPeer) {

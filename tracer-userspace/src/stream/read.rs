@@ -92,7 +92,7 @@ impl<R: Read> StreamReader<R> {
     ///
     /// # Errors
     /// [`StreamError`]; nothing more can be read then.
-    pub fn next(&mut self) -> Result<Option<Told>, StreamError> {
+    pub fn read_told(&mut self) -> Result<Option<Told>, StreamError> {
         while !self.ended {
             let result = self.read_message();
             match result {

@@ -224,7 +224,7 @@ fn read_all(bytes: impl Read) -> Result<Vec<Told>, StreamError> {
 
 fn read_into(bytes: impl Read, told: &mut Vec<Told>) -> Result<(), StreamError> {
     let mut reader = StreamReader::begin(bytes)?;
-    while let Some(next) = reader.next()? {
+    while let Some(next) = reader.read_told()? {
         told.push(next);
     }
     Ok(())

@@ -111,7 +111,7 @@ fn read(input: std::io::Result<impl Read>, sender: &mpsc::Sender<Heard>) {
         Err(error) => return drop(sender.blocking_send(Heard::Failed(error))),
     };
     loop {
-        let (heard, is_last) = match reader.next() {
+        let (heard, is_last) = match reader.read_told() {
             Ok(Some(told)) => (Heard::Told(told), false),
             Ok(None) => return,
             Err(error) => (Heard::Failed(error), true),

@@ -102,7 +102,7 @@ fn stream(world: &World, node: &str, sightings: &[Sighting]) -> Vec<u8> {
 
 fn decoded(stream: &[u8]) -> Vec<Told> {
     let mut reader = StreamReader::begin(stream).unwrap();
-    std::iter::from_fn(|| reader.next().unwrap()).collect()
+    std::iter::from_fn(|| reader.read_told().unwrap()).collect()
 }
 
 /// The same stream of a machine whose clock shows other times.
