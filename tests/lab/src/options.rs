@@ -87,13 +87,22 @@ impl std::str::FromStr for Topology {
 }
 
 /// How the stand-ins for Cilium's programs are attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StandIns {
     /// The tail of the TCX hooks: Cilium from 1.16 on kernels from 6.6.
-    #[default]
     Tcx,
     /// Direct-action filters at priority 1, handle 1: Cilium before, and on older kernels.
     Clsact,
+}
+
+/// As Cilium chooses: TCX where the kernel has it, which is from Linux 6.6 on.
+impl Default for StandIns {
+    fn default() -> Self {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version >= (6, 6) { Self::Tcx } else { Self::Clsact }
+    }
 }
 
 /// How Services are done: kube-proxy's modes.
