@@ -136,7 +136,7 @@ fn run_pairs(dir: &Path, kernels: &[Bootable], programs: &Programs, columns: &mu
         let both: BTreeSet<usize> = [one, other].into();
         for index in both {
             match &result {
-                Ok(outcomes) => columns[index].outcomes.extend(outcomes.iter().cloned()),
+                Ok(outcomes) => columns[index].add_pair(outcomes),
                 Err(error) => columns[index].problem = Some(format!("{error:#}")),
             }
         }

@@ -63,7 +63,7 @@ fn what_the_kernel_has_is_in_json_and_what_it_lacks_at_the_end_of_text() {
         let told = lines.iter().position(|line| line.starts_with(sentence));
         assert_eq!(told.is_none(), has, "{feature} on {}: {text}", release());
         told.map(|place| lines.remove(place));
-        fact(&format!("kernel: {feature}"), if has { "yes" } else { "no" });
+        fact(&format!("the kernel has: {feature}"), if has { "yes" } else { "no" });
     }
     assert!(lines.is_empty(), "nothing else is said: {lines:?}");
 }

@@ -19,6 +19,15 @@ pub(crate) struct Column {
 }
 
 impl Column {
+    /// Takes in what it did as one of two nodes.
+    pub(crate) fn add_pair(&mut self, outcomes: &[Outcome]) {
+        for outcome in outcomes {
+            let value = if outcome.passed { "yes" } else { "no" };
+            self.facts.push((outcome.group.clone(), value.to_owned()));
+            self.outcomes.push(outcome.clone());
+        }
+    }
+
     pub(crate) fn passed(&self) -> bool {
         self.problem.is_none() && self.outcomes.iter().all(|outcome| outcome.passed)
     }

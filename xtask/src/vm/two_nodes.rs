@@ -81,7 +81,7 @@ pub(crate) fn run(dir: &Path, halves: [Half<'_>; 2], programs: &Path) -> Result<
         }
         let passed = result.is_ok();
         outcomes.push(Outcome {
-            group: format!("two nodes, {topology}"),
+            group: format!("two nodes: {topology}"),
             passed,
             took: started.elapsed(),
             tests: vec![(
