@@ -99,7 +99,8 @@ pub enum StandIns {
 impl Default for StandIns {
     fn default() -> Self {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+        let mut numbers =
+            release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         if version >= (6, 6) { Self::Tcx } else { Self::Clsact }
     }
