@@ -186,9 +186,11 @@ impl Programs {
         create_dir(&shared)?;
         let mut harnesses = Vec::new();
         for executable in &built {
-            let Executable { name, path, .. } = executable;
+            let Executable { name, is_test, path, .. } = executable;
             let is_harness = is_run_in_machines(executable);
-            if !is_harness && !PROGRAMS.contains(&name.as_str()) {
+            // A crate's unit tests have the name of its program.
+            let is_program = !is_test && PROGRAMS.contains(&name.as_str());
+            if !is_harness && !is_program {
                 continue;
             }
             // Debug information is read over 9p and never used there.
