@@ -155,8 +155,14 @@ struct Bootable {
 fn kernels(dir: &Path, pins: &Pins, options: &Options) -> Result<Vec<Bootable>> {
     let series = if options.kernels.is_empty() { &pins.series } else { &options.kernels };
     let archive = Archive::open(&dir.join("apt-kernels"), pins, &pins.kernel_suites)?;
-    let kernels =
-        series.iter().map(|series| Kernel::get(&archive, dir, series)).collect::<Result<Vec<_>>>()?;
+    let mut kernels = Vec::new();
+    for series in series {
+        let kernel = Kernel::get(&archive, dir, series)?;
+        // Two names of one kernel are one machine.
+        if !kernels.iter().any(|known: &Kernel| known.release == kernel.release) {
+            kernels.push(kernel);
+        }
+    }
     let archive = Archive::open(&dir.join("apt-userland"), pins, std::slice::from_ref(&pins.userland_suite))?;
     let packages = archive.resolve(&pins.userland)?;
     let userland = initramfs::userland(dir, &archive.fetch(&dir.join("debs-userland"), &packages)?)?;
@@ -205,7 +211,7 @@ impl Programs {
     }
 
     /// What a kernel runs: every test program, attached as that kernel does it.
-    fn groups(&self, kernel: &Kernel, filter: Option<&str>) -> Vec<Group> {
+    fn groups(&self, kernel: &Kernel, filter: Option<&str>) -> Result<Vec<Group>> {
         let mut groups = Vec::new();
         for (name, path) in &self.harnesses {
             if filter.is_none() && SAME_ON_EVERY_KERNEL.contains(&name.as_str()) {
@@ -213,7 +219,7 @@ impl Programs {
             }
             // A program's own name means all of its tests.
             let filter = filter.filter(|filter| filter != name);
-            if !has_test(path, filter) {
+            if !has_test(path, filter)? {
                 continue;
             }
             let attaches: &[&str] = match kernel.numbers() >= FIRST_WITH_TCX {
@@ -237,7 +243,7 @@ impl Programs {
                 });
             }
         }
-        groups
+        Ok(groups)
     }
 }
 
@@ -251,9 +257,10 @@ fn is_run_in_machines(executable: &Executable) -> bool {
         && name != "tracer_integration"
 }
 
-fn has_test(harness: &Path, filter: Option<&str>) -> bool {
+fn has_test(harness: &Path, filter: Option<&str>) -> Result<bool> {
     let listed = process::output(Command::new(harness).args(["--list", "--format=terse"]).args(filter));
-    listed.is_some_and(|tests| !tests.trim().is_empty())
+    let listed = listed.with_context(|| format!("{} does not list its tests", harness.display()))?;
+    Ok(!listed.trim().is_empty())
 }
 
 /// Runs as many machines at a time as there are processors, the slowest kernels first.
@@ -301,7 +308,7 @@ fn try_run(
     options: &Options,
 ) -> Result<(Vec<Outcome>, Facts)> {
     let kernel = &bootable.kernel;
-    let groups = programs.groups(kernel, options.filter.as_deref());
+    let groups = programs.groups(kernel, options.filter.as_deref())?;
     if groups.is_empty() {
         return Ok(Default::default());
     }
@@ -326,6 +333,11 @@ fn try_run(
     let outcomes = job::follow(&mut guest, |line| {
         eprintln!("[{name} {:>4.0} s] {line}", started.elapsed().as_secs_f64());
     })?;
+    for (group, outcome) in groups.iter().zip(outcomes.iter().map(Some).chain(std::iter::repeat(None))) {
+        if outcome.is_none_or(|outcome| outcome.group != group.name || outcome.tests.is_empty()) {
+            bail!("{:?} did not run. {}", group.name, guest.shown_console());
+        }
+    }
     if outcomes.iter().any(|outcome| !outcome.passed) {
         eprintln!("{name}: {}", guest.shown_console());
     }

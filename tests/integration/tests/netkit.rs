@@ -43,6 +43,7 @@ fn follow_pings(lab: &Lab, attach: &str, assert_while: impl FnOnce(&Tracer)) -> 
 #[test]
 fn what_a_pod_sends_through_netkit_is_seen_at_the_host_side_though_it_is_redirected_there() {
     let Some(lab) = lab() else { return };
+    lab.let_netkit_pass().unwrap();
     let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
 
     let told = follow_pings(&lab, "tcx", |tracer| {
@@ -81,14 +82,25 @@ fn what_a_pod_sends_through_netkit_is_seen_at_the_host_side_though_it_is_redirec
     }
 }
 
+/// A program of ours alone on such a pair would let pass what the kernel drops.
+#[test]
+fn a_pair_that_drops_what_no_program_passes_is_left_alone_and_we_say_what_hides_its_packets() {
+    assert_hidden_behind_the_pair("tcx");
+}
+
 #[test]
 fn a_legacy_filter_behind_netkits_programs_says_that_it_is_blind() {
+    assert_hidden_behind_the_pair("clsact");
+}
+
+#[track_caller]
+fn assert_hidden_behind_the_pair(attach: &str) {
     let Some(lab) = lab() else { return };
     let curl = lab.pod("curl");
 
-    let told = follow_pings(&lab, "clsact", |tracer| {
+    let told = follow_pings(&lab, attach, |tracer| {
         let point = tracer.hook(NODE_1, curl.host_device(), Ingress);
-        assert_eq!((point.mechanism.as_str(), point.place), ("clsact", Some(2)));
+        assert_eq!((point.mechanism.as_str(), point.place), (attach, Some(2)));
         let blind = point.blind.unwrap();
         assert!(blind.starts_with("cil_from_container runs on the netkit pair, before tracer"), "{blind}");
     });

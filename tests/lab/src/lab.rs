@@ -268,6 +268,17 @@ impl Lab {
         netlink::in_netns(netns, async |link| link.delete_link(ifindex).await)
     }
 
+    /// Lets through the pods' netkit pairs what no program decides about. As Cilium makes them they drop it.
+    ///
+    /// # Errors
+    /// When the pods are not on netkit pairs.
+    pub fn let_netkit_pass(&self) -> Result<()> {
+        self.pods.iter().try_for_each(|pod| {
+            let ifindex = pod.plan.host_ifindex;
+            netlink::in_netns(self.node_of(pod).netns(), async |link| link.let_netkit_pass(ifindex).await)
+        })
+    }
+
     /// Adds a Service in namespace default with ClusterIPs 10.96.0.`host` and fd00:10:96::`host` (`host` in
     /// hexadecimal) for pods of that namespace, and programs it on all nodes.
     ///

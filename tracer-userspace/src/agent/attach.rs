@@ -98,8 +98,8 @@ pub struct Target {
     pub ethernet: bool,
     /// Whether the kernel has TCX.
     pub has_tcx: bool,
-    /// Whether it is the primary of a netkit pair.
-    pub is_netkit: bool,
+    /// Whether its ingress is held on its netkit pair.
+    pub by_netkit: bool,
     /// Who is on its TCX hooks.
     pub tcx: TcxIds,
 }
@@ -269,7 +269,7 @@ fn attach_links(programs: &mut Programs, target: &Target) -> Result<(Hooks, u32)
     for direction in DIRECTIONS {
         let program = &*space.program(direction, target.ethernet)?;
         let create = |hook| link::create(&target.netns, target.ifindex, hook, program);
-        if direction == Direction::Ingress && target.is_netkit {
+        if direction == Direction::Ingress && target.by_netkit {
             match create(Hook::NetkitPeer).map_err(|error| link_error("netkit", error)) {
                 Ok(link) => {
                     links.push((Mechanism::Netkit, link));

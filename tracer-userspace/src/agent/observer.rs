@@ -130,7 +130,7 @@ impl Observer {
             ifindex: device.link.ifindex,
             ethernet: device.link.has_ethernet_header,
             has_tcx: self.options.has_tcx,
-            is_netkit: others.is_netkit,
+            by_netkit: is_held_by_netkit(device, &others),
             tcx: others.tcx_ids(),
         };
         let make = |id, direction, mechanism| describe(device, &others, id, direction, mechanism);
@@ -235,6 +235,13 @@ impl Observer {
 }
 
 /// The point of one direction of a device.
+/// Whether a device's ingress is held on its netkit pair. Only where what the pod sends passes without a program, too: where
+/// the kernel would drop it, a program of ours alone would let it pass.
+#[must_use]
+pub fn is_held_by_netkit(device: &PlannedDevice, on_device: &DevicePrograms) -> bool {
+    on_device.is_netkit && device.link.passes_from_peer
+}
+
 fn describe(
     device: &PlannedDevice,
     others: &DevicePrograms,

@@ -29,8 +29,10 @@ pub struct Joining {
     correlator: Correlator<Names>,
     teller: Teller,
     last_told: Instant,
-    /// The observer's time, CLOCK_MONOTONIC of this machine, up to which packets were judged.
+    /// The observer's time, CLOCK_MONOTONIC of this machine.
     now_ns: u64,
+    /// Up to which packets were judged.
+    judged_ns: u64,
 }
 
 /// What all hooks saw and what was lost, for the summary and for saying why nothing is told.
@@ -55,7 +57,8 @@ impl Joining {
     #[must_use]
     pub fn with(teller: Teller, selection: &Selection, names: Names, now_ns: u64) -> Self {
         let config = CorrelatorConfig { scopes: vec![scope_of(selection)], ..CorrelatorConfig::default() };
-        Self { correlator: Correlator::new(config, names), teller, last_told: Instant::now(), now_ns }
+        let correlator = Correlator::new(config, names);
+        Self { correlator, teller, last_told: Instant::now(), now_ns, judged_ns: now_ns }
     }
 
     /// What to add to times of a clock for the wall clock beside it.
@@ -84,23 +87,26 @@ impl Joining {
         self.teller.is_enough()
     }
 
-    /// Tells the packets that are finished when all that was observed until `now_ns` has been taken in.
+    /// Tells the packets that are finished at `now_ns`, when all that was observed until `judged_until_ns` has been taken
+    /// in.
     ///
     /// # Errors
     /// The output cannot be written.
-    pub fn tell_finished(&mut self, now_ns: u64) -> Result<(), Failure> {
+    pub fn tell_finished(&mut self, now_ns: u64, judged_until_ns: u64) -> Result<(), Failure> {
         self.now_ns = self.now_ns.max(now_ns);
+        self.judged_ns = self.judged_ns.max(judged_until_ns);
         let mut finished = Vec::new();
-        self.correlator.advance(self.now_ns, &mut |trajectory| finished.push(trajectory));
+        let emit = &mut |trajectory| finished.push(trajectory);
+        self.correlator.advance_and_judge(self.now_ns, self.judged_ns, emit);
         self.tell(finished)
     }
 
-    /// Tells the packets that are complete, while the time stands still.
+    /// Tells the packets that are complete at `now_ns`, and judges no others.
     ///
     /// # Errors
     /// The output cannot be written.
-    pub fn tell_complete(&mut self) -> Result<(), Failure> {
-        self.tell_finished(self.now_ns)
+    pub fn tell_complete(&mut self, now_ns: u64) -> Result<(), Failure> {
+        self.tell_finished(now_ns, self.judged_ns)
     }
 
     /// Says what is waited for, if nothing was told for a while.

@@ -58,9 +58,9 @@ async fn until_the_end(
             _ = tick.tick() => {
                 // Of the packets finished when the ring was last empty. Their records come first: who reads our output may
                 // have held us up for long, and a packet whose other records wait somewhere is not overdue.
-                let now_ns = observation.read_until_ns();
+                let judged_until_ns = observation.read_until_ns();
                 observation.drain(&mut |event| joining.take(event));
-                joining.tell_finished(now_ns)?;
+                joining.tell_finished(monotonic_ns(), judged_until_ns)?;
                 joining.break_silence(|| account(observation));
             }
             happening = observation.next() => observation.take(happening?, &mut |event| joining.take(event)),

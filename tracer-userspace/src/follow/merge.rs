@@ -166,9 +166,11 @@ impl<'a> Merge<'a> {
     }
 
     fn take(&mut self, index: usize, heard: Heard) {
-        self.note_life(index);
         match heard {
-            Heard::Told(told) => self.take_told(index, told),
+            Heard::Told(told) => {
+                self.note_life(index);
+                self.take_told(index, told);
+            }
             Heard::Failed(error) => {
                 self.end(index, format!("{error}"));
                 notice(&format!("warning: {} {error}{}", self.name(index), self.consequence(index)));
@@ -325,9 +327,9 @@ impl<'a> Merge<'a> {
                     self.joining.forget(self.streams[index].attached.iter().copied());
                 }
             }
-            self.joining.tell_finished(until_ns)?;
+            self.joining.tell_finished(now_ns, until_ns)?;
         } else {
-            self.joining.tell_complete()?;
+            self.joining.tell_complete(now_ns)?;
         }
         let Self { joining, selection, streams, points, .. } = self;
         joining.break_silence(|| account(selection, streams, points));

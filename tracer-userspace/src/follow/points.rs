@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write as _};
 use super::observation::check_preflight;
 use super::site::Site;
 use super::wanted::resolve;
+use crate::agent::observer::is_held_by_netkit;
 use crate::app::{Failure, notice};
 use crate::cli::{Format, PointsArgs, SelectionArgs};
 use crate::host::kernel::Feature;
@@ -32,7 +33,7 @@ pub fn run(args: &PointsArgs) -> Result<(), Failure> {
         for direction in [Direction::Ingress, Direction::Egress] {
             let wanted = match direction {
                 _ if !kernel.has(Feature::Tcx) => Attachment::Clsact,
-                Direction::Ingress if on_device.is_netkit => Attachment::Netkit,
+                Direction::Ingress if is_held_by_netkit(device, on_device) => Attachment::Netkit,
                 _ => Attachment::Tcx,
             };
             rows.push(PointRow::new(device, direction, on_device, wanted));

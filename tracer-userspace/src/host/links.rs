@@ -18,6 +18,9 @@ const NETNSA_FD: u16 = 3;
 const RTM_GETNSID: u16 = 90;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+/// `linux/if_link.h`
+const IFLA_NETKIT_PEER_POLICY: u16 = 4;
+const NETKIT_PASS: u32 = 0;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_LINK_NETNSID: u16 = 37;
@@ -47,6 +50,8 @@ pub struct Link {
     pub has_ethernet_header: bool,
     pub addresses: Vec<IpAddr>,
     pub vxlan: Option<Vxlan>,
+    /// IFLA_NETKIT_PEER_POLICY: of a netkit pair's node end, whether what the pod sends passes where no program decides.
+    pub passes_from_peer: bool,
 }
 
 /// What identifies a VXLAN device.
@@ -92,6 +97,7 @@ impl Link {
             has_ethernet_header: matches!(layer, ARPHRD_ETHER | ARPHRD_LOOPBACK),
             addresses: Vec::new(),
             vxlan: None,
+            passes_from_peer: false,
         };
         for (kind, value) in attributes(&message.payload[header.len()..]) {
             match kind {
@@ -130,6 +136,10 @@ impl Link {
                 }
             }
             self.vxlan = Some(vxlan);
+        }
+        if &*self.kind == "netkit" {
+            let policy = attributes(data).find(|(kind, _)| *kind == IFLA_NETKIT_PEER_POLICY);
+            self.passes_from_peer = policy.and_then(|(_, value)| read_u32(value)) == Some(NETKIT_PASS);
         }
     }
 }

@@ -112,6 +112,10 @@ pub(super) fn name(text: String) -> Checked<String> {
     if text.len() > MAX_NAME {
         return Err(Invalid("a name is longer than any name can be"));
     }
+    // It is printed to terminals.
+    if text.chars().any(char::is_control) {
+        return Err(Invalid("a name has control characters"));
+    }
     Ok(text)
 }
 

@@ -238,10 +238,23 @@ impl<D: Directory> Correlator<D> {
         }
     }
 
-    /// Lets the observer's time pass to `now_ns` and reports the packets that are finished.
+    /// Lets the observer's time pass to `now_ns` and reports the packets that are finished, where everything that was
+    /// observed until now has been pushed.
     pub fn advance(&mut self, now_ns: u64, emit: &mut impl FnMut(Trajectory)) {
+        self.advance_and_judge(now_ns, now_ns, emit);
+    }
+
+    /// As [`Correlator::advance`], where only what was observed until `judged_until_ns` is known to have been pushed: a
+    /// packet is not called lost before that time has come as long behind its last sighting.
+    pub fn advance_and_judge(
+        &mut self,
+        now_ns: u64,
+        judged_until_ns: u64,
+        emit: &mut impl FnMut(Trajectory),
+    ) {
         self.now_ns = self.now_ns.max(now_ns);
         let now = self.now_ns;
+        let judged = judged_until_ns.min(now);
         for handle in std::mem::take(&mut self.dirty) {
             if let Some(open) = self.get_mut(handle) {
                 open.touched_ns = now;
@@ -252,7 +265,7 @@ impl<D: Directory> Correlator<D> {
         let due = now + self.config.settle_ns;
         let settled = std::mem::take(&mut self.settled);
         self.settling.extend(settled.into_iter().map(|handle| (due, handle)));
-        while self.settling.front().is_some_and(|(due, _)| *due <= now) {
+        while self.settling.front().is_some_and(|(due, _)| *due <= judged) {
             if let Some((_, handle)) = self.settling.pop_front() {
                 self.close_if_complete(handle);
             }
@@ -260,7 +273,7 @@ impl<D: Directory> Correlator<D> {
         for handle in std::mem::take(&mut self.overdue) {
             self.close(handle, None);
         }
-        while self.expiry.front().is_some_and(|(touched, _)| touched + self.config.grace_ns <= now) {
+        while self.expiry.front().is_some_and(|(touched, _)| touched + self.config.grace_ns <= judged) {
             let Some((touched, handle)) = self.expiry.pop_front() else { break };
             let is_due = |open: &Open| {
                 open.touched_ns == touched && !open.dirty && open.progress == Progress::UnderWay

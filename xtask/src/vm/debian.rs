@@ -129,8 +129,10 @@ impl Archive {
             eprintln!("vm: fetching {count} package{}", if count == 1 { "" } else { "s" });
             let mut apt = self.apt("apt-get");
             apt.current_dir(dir).args(["--quiet=2", "download"]).args(wanted.lines());
-            process::run(&mut apt)
-                .context("cannot fetch packages; `cargo xtask vm --update` fetches newer lists")?;
+            process::run(&mut apt).with_context(|| {
+                let fetched = self.dir.join("fetched");
+                format!("cannot fetch packages; remove {} to have newer lists fetched", fetched.display())
+            })?;
             let mut sum = Command::new("sh");
             sum.current_dir(dir).args(["-c", "sha256sum -- *.deb > SHA256SUMS"]);
             process::run(&mut sum)?;

@@ -43,7 +43,11 @@ pub(crate) fn script(groups: &[Group]) -> String {
         for argument in &group.arguments {
             let _ = write!(command, " {}", quoted(argument));
         }
-        let _ = writeln!(script, "echo '@@ begin {name}'\n{command} 2>&1\necho \"@@ end $? {name}\"");
+        // On lines of their own, whatever a test or the kernel has begun to print.
+        let _ = writeln!(
+            script,
+            "printf '\\n@@ begin {name}\\n'\n{command} 2>&1\nprintf '\\n@@ end %s {name}\\n' $?"
+        );
     }
     script
 }

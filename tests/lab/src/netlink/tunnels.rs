@@ -83,6 +83,15 @@ impl Netlink {
         })
     }
 
+    /// Lets through a netkit pair what its peer sends and no program decides about. `ifindex` is the primary's.
+    pub(crate) async fn let_netkit_pass(&self, ifindex: u32) -> Result<()> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Netkit)
+            .index(ifindex)
+            .set_info_data(InfoData::Netkit(vec![InfoNetkit::PeerPolicy(NetkitPolicy::Pass)]))
+            .build();
+        self.set(message, "change the policy of", ifindex).await
+    }
+
     /// `ip rule add priority P not fwmark M/M lookup T`, of the family of `like`.
     pub(crate) async fn add_rule_unless_marked(
         &self,

@@ -23,6 +23,7 @@ fn link(ifindex: u32, name: &str, kind: &str) -> Link {
         has_ethernet_header: true,
         addresses: Vec::new(),
         vxlan: None,
+        passes_from_peer: false,
     }
 }
 

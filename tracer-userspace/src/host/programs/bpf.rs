@@ -30,6 +30,7 @@ const BPF_BTF_GET_FD_BY_ID: libc::c_long = 19;
 /// An open BPF object.
 pub(super) struct Program(OwnedFd);
 
+/// The whole of `query` in `union bpf_attr`: from 6.6 on the kernel writes the revision, whatever size it was given.
 #[repr(C)]
 #[derive(Default)]
 struct QueryAttr {
@@ -40,7 +41,12 @@ struct QueryAttr {
     prog_ids: u64,
     count: u32,
     reserved: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
+const _: () = assert!(size_of::<QueryAttr>() == 64 && std::mem::offset_of!(QueryAttr, revision) == 56);
 
 #[repr(C)]
 #[derive(Default)]
