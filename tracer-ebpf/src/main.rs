@@ -37,7 +37,7 @@ fn try_observe(ctx: &TcContext) -> Result<Outcome, Outcome> {
     let config = filter::config()?;
     let bare = hook.ethernet == 0;
     // What lies before the network header has been taken off already: only its length is of interest.
-    let is_decapsulated = bare && !reader.begins_with_network_header();
+    let is_decapsulated = bare && !reader.begins_with_network_header() && reader.begins_with_ethernet();
     let link = if bare && !is_decapsulated { Link::None } else { Link::Ethernet };
     headers.parse(&reader, link, &config.vxlan_ports)?;
     let before = if is_decapsulated { headers.forget_tunnels() } else { 0 };

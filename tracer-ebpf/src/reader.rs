@@ -46,6 +46,17 @@ impl<'a> SkbReader<'a> {
         self.load(0) == Some(network[0]) && self.load(8) == Some(network[1])
     }
 
+    /// Whether the packet seems to begin with an Ethernet header in front of IP; a GRE device's begins with the outer IP
+    /// header.
+    #[inline(always)]
+    pub(crate) fn begins_with_ethernet(&self) -> bool {
+        const IPV4: u16 = 0x0800;
+        const IPV6: u16 = 0x86dd;
+        const VLAN: u16 = 0x8100;
+        const QINQ: u16 = 0x88a8;
+        matches!(self.u16(12), Some(IPV4 | IPV6 | VLAN | QINQ))
+    }
+
     /// The value at `offset`, bytes as they lie.
     #[inline(always)]
     fn load<T: Copy>(&self, offset: u32) -> Option<T> {

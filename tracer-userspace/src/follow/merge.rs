@@ -423,8 +423,19 @@ impl<'a> Merge<'a> {
             let ends: Vec<_> = ends.collect();
             return Err(Failure::Failed(format!("no stream has told of any point:\n{}", ends.join("\n"))));
         }
+        // What was no stream of ours from its first bytes on is an error, even where the others have told enough.
+        let refused: Vec<_> = self
+            .streams
+            .iter()
+            .filter(|stream| stream.hello.is_none())
+            .filter_map(|stream| Some(format!("  - {}: {}", stream.path, stream.end.as_ref()?)))
+            .collect();
         let account = account(&self.selection, &self.streams, &self.points);
-        self.joining.finish(&account, ending == Ending::Interrupted)
+        self.joining.finish(&account, ending == Ending::Interrupted)?;
+        if refused.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Failed(format!("not every stream could be read:\n{}", refused.join("\n"))))
     }
 }
 

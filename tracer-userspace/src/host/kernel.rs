@@ -86,8 +86,6 @@ pub enum KernelError {
     Map(#[from] SyscallError),
     #[error("whether it has {}: {source}", what.name())]
     Attach { what: Feature, source: io::Error },
-    #[error("{KERNEL_BTF}: {0}")]
-    Btf(io::Error),
 }
 
 impl Kernel {
@@ -96,7 +94,11 @@ impl Kernel {
     /// # Errors
     /// [`KernelError`], for instance without the capability to ask.
     pub fn probe() -> Result<Self, KernelError> {
-        let btf = kernel_btf(Path::new(KERNEL_BTF)).map_err(KernelError::Btf)?;
+        // Only what is said depends on it: not to be allowed to read it is no reason to stop.
+        let btf = kernel_btf(Path::new(KERNEL_BTF)).unwrap_or_else(|error| {
+            tracing::warn!("{KERNEL_BTF}: {error}; counts as not there");
+            None
+        });
         let mut kernel = Self { release: release(), features: Default::default() };
         for (has, feature) in kernel.features.iter_mut().zip(Feature::ALL) {
             let knows = |attach_type| {
