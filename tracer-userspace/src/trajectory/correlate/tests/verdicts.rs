@@ -45,6 +45,26 @@ fn with_records_lost_no_packet_is_called_lost() {
 }
 
 #[test]
+fn a_packet_is_not_called_lost_while_its_other_node_tells_of_earlier_times() {
+    let world = two_nodes(false, "vxlan");
+    let mut correlator = world.correlator(CorrelatorConfig::default());
+    let mut out = Vec::new();
+    let sightings = world.walk(SECOND, &ping(CURL, HTTPBIN, 1), ROUTED);
+    let (near, far) = sightings.split_at(4);
+
+    // The other node's records are held up since the first second, and then come bit by bit.
+    correlator.advance(SECOND, &mut |t| out.push(t));
+    near.iter().for_each(|sighting| correlator.push(sighting.clone()));
+    correlator.advance_and_judge(3 * SECOND, SECOND, &mut |t| out.push(t));
+    correlator.advance_and_judge(3 * SECOND + 20 * MS, 2 * SECOND, &mut |t| out.push(t));
+    assert!(out.is_empty(), "{out:?}");
+    far.iter().for_each(|sighting| correlator.push(sighting.clone()));
+    correlator.advance_and_judge(3 * SECOND + 40 * MS, 3 * SECOND, &mut |t| out.push(t));
+
+    assert_eq!((out.len(), &out[0].verdict), (1, &Verdict::Delivered));
+}
+
+#[test]
 fn losses_on_other_nodes_and_long_ago_do_not_matter() {
     let mut world = two_nodes(false, "vxlan");
     world.node("n3", "10.135.0.13", 0);
