@@ -79,7 +79,7 @@ pub fn deliver(ctx: &TcContext, packet: &Packet, stage: Stage) -> Option<i32> {
     let peer = at_ingress && global(&HOST_ROUTING) != 0;
     if peer && stage == Stage::FromOverlay {
         // The tunnel device took the packet for another machine's, by its MAC address; redirect_peer does not look
-        // again, and the pod's stack would drop it (newer kernels are lenient with NOARP devices). Cilium does it too.
+        // again, and on Linux 5.10 the pod's stack drops it. Cilium does it too.
         // SAFETY: the skb is the program's own.
         let changed = unsafe { bpf_skb_change_type(ctx.skb.skb, PACKET_HOST) };
         if changed != 0 {
