@@ -224,7 +224,7 @@ fn a_filter_that_gets_in_front_is_overtaken_and_still_runs() {
     let filters = || tc_filters(&netns, device, Ingress).unwrap();
 
     let program = lab.attach_foreign(NODE_1, device, Ingress, &OK_IN_CLSACT).unwrap();
-    assert_eq!(filters()[0].program, u64::from(program.id()), "the new filter is in front");
+    // That it was in front is what the notice below says: by the time we look, it may be overtaken.
     wait_until(OVERTAKEN_FOR, "we are first again", || {
         let filters = filters();
         // Ours is there twice while it is being moved.
