@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::trajectory::correlate::FollowScope;
-use crate::trajectory::model::{ObservationPoint, PointId, Sighting};
+use crate::trajectory::model::{DropSighting, ObservationPoint, PointId, Sighting};
 
 /// One thing that was observed.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub enum Event {
     /// A point is gone, with its device or because nobody asks for it any more.
     PointGone(PointId),
     Sighting(Sighting),
+    /// The kernel threw a packet away.
+    Drop(DropSighting),
     /// Records were lost since the last time that this was said, on this node or on others with the same kernel.
     Lost {
         node: Arc<str>,

@@ -9,8 +9,8 @@ use tracer_common::record;
 
 use crate::output::WallClock;
 use crate::trajectory::model::{
-    DeviceRole, Direction, Directory, Encapsulation, Hop, Latency, MissingHop, Owner, Packet, Trajectory,
-    Verdict,
+    DeviceRole, Direction, Directory, Encapsulation, Hop, Latency, Leg, MissingHop, Owner, Packet,
+    Trajectory, Verdict,
 };
 
 /// The version of the format; it changes when a field changes its meaning or goes.
@@ -48,11 +48,18 @@ struct EndObject {
     service: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct VerdictDetail<'a> {
     after_hop: Option<usize>,
     expected: Option<&'a str>,
     reason: Option<&'a str>,
+    /// Where the kernel dropped it; null for other verdicts.
+    node: Option<&'a str>,
+    pod: Option<&'a str>,
+    namespace: Option<&'a str>,
+    device: Option<&'a str>,
+    function: Option<&'a str>,
+    advice: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -95,6 +102,9 @@ struct LegObject {
     from: usize,
     to: usize,
     latency_ns: Option<u64>,
+    /// 0 where one clock saw both ends.
+    latency_error_ns: Option<u64>,
+    latency_unknown: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -143,18 +153,7 @@ pub fn write_trajectory(
         verdict,
         verdict_detail,
         hops: trajectory.hops.iter().map(|seen| hop(seen, wall_clock)).collect(),
-        legs: trajectory
-            .legs
-            .iter()
-            .map(|leg| LegObject {
-                from: leg.from,
-                to: leg.from + 1,
-                latency_ns: match leg.latency {
-                    Latency::Exact { ns } => Some(ns),
-                    Latency::Unknown => None,
-                },
-            })
-            .collect(),
+        legs: trajectory.legs.iter().map(leg).collect(),
         expected_hops: trajectory.expected_hops,
         missing: trajectory.missing.iter().map(missing).collect(),
         lost_records: trajectory.lost_records,
@@ -169,19 +168,43 @@ pub fn write_trajectory(
     out.write_all(b"\n")
 }
 
+fn leg(leg: &Leg) -> LegObject {
+    let (latency_ns, latency_error_ns, latency_unknown) = match leg.latency {
+        Latency::Exact { ns } => (Some(ns), Some(0), None),
+        Latency::Estimated { ns, error_ns } => (Some(ns), Some(error_ns), None),
+        Latency::Unknown(why) => (None, None, Some(why.reason())),
+    };
+    LegObject { from: leg.from, to: leg.from + 1, latency_ns, latency_error_ns, latency_unknown }
+}
+
 fn verdict(trajectory: &Trajectory) -> (&'static str, Option<VerdictDetail<'_>>) {
     match &trajectory.verdict {
         Verdict::Delivered => ("delivered", None),
+        Verdict::Dropped(dropped) => {
+            let place = &dropped.sighting.place;
+            let detail = VerdictDetail {
+                after_hop: dropped.after,
+                reason: Some(&dropped.sighting.reason),
+                node: Some(&place.node),
+                pod: place.pod.as_ref().map(|pod| pod.name.as_str()),
+                namespace: place.pod.as_ref().map(|pod| pod.namespace.as_str()),
+                device: place.device.as_deref(),
+                function: place.function.as_deref(),
+                advice: Some(&dropped.advice),
+                ..VerdictDetail::default()
+            };
+            ("dropped", Some(detail))
+        }
         Verdict::Lost { after, expected } => (
             "lost",
             Some(VerdictDetail {
                 after_hop: trajectory.hops.iter().rposition(|hop| hop.point.id == *after),
                 expected: Some(expected),
-                reason: None,
+                ..VerdictDetail::default()
             }),
         ),
         Verdict::Unknown { reason } => {
-            ("unknown", Some(VerdictDetail { after_hop: None, expected: None, reason: Some(reason) }))
+            ("unknown", Some(VerdictDetail { reason: Some(reason), ..VerdictDetail::default() }))
         }
     }
 }

@@ -99,6 +99,7 @@ pub struct Summary {
     legs: HashMap<(LegEnd, LegEnd), LegFigures>,
     other_legs: u64,
     delivered: u64,
+    dropped: u64,
     lost: u64,
     unknown: u64,
     ambiguous: u64,
@@ -110,6 +111,7 @@ impl Summary {
     pub fn add(&mut self, trajectory: &Trajectory) {
         match trajectory.verdict {
             Verdict::Delivered => self.delivered += 1,
+            Verdict::Dropped(_) => self.dropped += 1,
             Verdict::Lost { .. } => self.lost += 1,
             Verdict::Unknown { .. } => self.unknown += 1,
         }
@@ -129,10 +131,14 @@ impl Summary {
             let figures =
                 self.legs.entry(key).or_insert_with(|| LegFigures { rank, ..LegFigures::default() });
             match leg.latency {
-                Latency::Exact { ns } => figures.histogram.record(ns),
-                Latency::Unknown => figures.unknown += 1,
+                Latency::Exact { ns } | Latency::Estimated { ns, .. } => figures.histogram.record(ns),
+                Latency::Unknown(_) => figures.unknown += 1,
             }
         }
+    }
+
+    fn total(&self) -> u64 {
+        self.delivered + self.dropped + self.lost + self.unknown
     }
 
     fn in_order(&self) -> Vec<(&(LegEnd, LegEnd), &LegFigures)> {
@@ -152,11 +158,16 @@ impl Summary {
         losses: &LossTotals,
         streams: &[StreamEnd],
     ) -> io::Result<()> {
-        let total = self.delivered + self.lost + self.unknown;
         writeln!(
             out,
-            "{total} packets: {} delivered, {} lost, {} not known; {} retransmissions, {} ambiguous",
-            self.delivered, self.lost, self.unknown, self.retransmissions, self.ambiguous
+            "{} packets: {} delivered, {} dropped, {} lost, {} not known; {} retransmissions, {} ambiguous",
+            self.total(),
+            self.delivered,
+            self.dropped,
+            self.lost,
+            self.unknown,
+            self.retransmissions,
+            self.ambiguous
         )?;
         writeln!(
             out,
@@ -228,8 +239,9 @@ impl Summary {
         let line = SummaryLine {
             schema: SCHEMA,
             packets: PacketsObject {
-                total: self.delivered + self.lost + self.unknown,
+                total: self.total(),
                 delivered: self.delivered,
+                dropped: self.dropped,
                 lost: self.lost,
                 unknown: self.unknown,
                 ambiguous: self.ambiguous,
@@ -264,6 +276,7 @@ struct SummaryLine<'a> {
 struct PacketsObject {
     total: u64,
     delivered: u64,
+    dropped: u64,
     lost: u64,
     unknown: u64,
     ambiguous: u64,

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use crate::output::WallClock;
 use crate::trajectory::expect;
 use crate::trajectory::model::{
-    DeviceRole, Direction, Directory, Encapsulation, Hop, Latency, MissingHop, ObservationPoint, Owner,
-    Packet, Trajectory, Verdict,
+    DeviceRole, Direction, Directory, DropPlace, Encapsulation, Hop, Latency, MissingHop, ObservationPoint,
+    Owner, Packet, Trajectory, Verdict,
 };
 use crate::trajectory::rewrite::{self, Endpoint};
 
@@ -194,8 +194,13 @@ fn write_hop(
     let time = match leg {
         None => String::new(),
         Some(Latency::Exact { ns }) => format!("+{}", duration(ns)),
-        Some(Latency::Unknown) => {
-            let text = format!("{:>TIME_WIDTH$} (clocks of two nodes not compared)", "unknown");
+        Some(Latency::Estimated { ns, error_ns }) => {
+            let text = format!("+{} +/- {}", duration(ns), duration(error_ns));
+            writeln!(out, "{text:>TIME_WIDTH$}  between two clocks")?;
+            String::new()
+        }
+        Some(Latency::Unknown(why)) => {
+            let text = format!("{:>TIME_WIDTH$} ({})", "unknown", why.reason());
             writeln!(out, "{}", style.faint(&text))?;
             String::new()
         }
@@ -342,6 +347,11 @@ fn write_missing<'a>(
 fn write_verdict(out: &mut impl Write, trajectory: &Trajectory, style: Style) -> io::Result<()> {
     let (verdict, detail) = match &trajectory.verdict {
         Verdict::Delivered => (style.good("delivered"), None),
+        Verdict::Dropped(dropped) => {
+            let place = drop_place(&dropped.sighting.place);
+            let verdict = format!("dropped {place}: {}", dropped.sighting.reason);
+            (style.bad(&verdict), Some(dropped.advice.clone()))
+        }
         Verdict::Lost { after, expected } => {
             let hop = trajectory.hops.iter().rfind(|hop| hop.point.id == *after);
             let place = hop.map_or_else(String::new, |hop| expect::describe(&hop.point));
@@ -365,6 +375,21 @@ fn write_verdict(out: &mut impl Write, trajectory: &Trajectory, style: Style) ->
         writeln!(out, "    note: {note}")?;
     }
     Ok(())
+}
+
+/// "on node n1 at eth0 (nf_hook_slow)", "in pod default/curl".
+fn drop_place(place: &DropPlace) -> String {
+    let mut text = match &place.pod {
+        Some(pod) => format!("in pod {}/{} on {}", pod.namespace, pod.name, place.node),
+        None => format!("on {}", place.node),
+    };
+    if let Some(device) = &place.device {
+        text += &format!(" at {device}");
+    }
+    if let Some(function) = &place.function {
+        text += &format!(" ({function})");
+    }
+    text
 }
 
 fn wall_time(unix_ns: u64) -> String {

@@ -38,7 +38,7 @@ use crate::trajectory::correlate::index::{Content, Index};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::expect::topology::{Learnt, Topology};
 use crate::trajectory::hash::FastState;
-use crate::trajectory::model::{Directory, ObservationPoint, PointId, Sighting, Trajectory};
+use crate::trajectory::model::{Directory, DropSighting, ObservationPoint, PointId, Sighting, Trajectory};
 
 /// Most packets of equal content that are kept apart at the same time.
 const MAX_EQUAL: usize = 64;
@@ -236,6 +236,11 @@ impl<D: Directory> Correlator<D> {
             Content::Whole { key } => self.push_whole(sighting, key),
             Content::Bytes { key, range } => self.push_bytes(sighting, key, range),
         }
+    }
+
+    /// Takes in that the kernel threw a packet away, in any order.
+    pub fn push_drop(&mut self, drop: DropSighting) {
+        let _ = drop;
     }
 
     /// Lets the observer's time pass to `now_ns` and reports the packets that are finished, where everything that was

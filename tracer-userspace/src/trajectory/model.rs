@@ -186,11 +186,50 @@ pub struct Sighting {
     pub packet: Packet,
 }
 
+/// Where the kernel threw a packet away.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DropPlace {
+    /// Name of the node in whose network namespace, or in that of one of whose pods, it happened.
+    pub node: Arc<str>,
+    /// The pod whose network namespace it was; `None` for the node's own.
+    pub pod: Option<Arc<PodRef>>,
+    /// The packet's device at that time, where it had one.
+    pub device: Option<Arc<str>>,
+    /// The kernel function that did it, where its name can be read.
+    pub function: Option<Arc<str>>,
+}
+
+/// One packet that the kernel threw away, as its tracepoint `skb:kfree_skb` told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropSighting {
+    pub place: Arc<DropPlace>,
+    pub clock: ClockId,
+    /// CLOCK_MONOTONIC of `clock`, nanoseconds.
+    pub time_ns: u64,
+    /// Bit n: follow n wanted it.
+    pub follows: u64,
+    /// The kernel's name without its prefix, such as `NETFILTER_DROP` (enum skb_drop_reason, by BTF).
+    pub reason: Arc<str>,
+    pub packet: Packet,
+}
+
+/// How a packet ended that the kernel threw away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// The last hop before it; `None` if no hop was seen.
+    pub after: Option<usize>,
+    pub sighting: DropSighting,
+    /// One sentence on what to look at.
+    pub advice: String,
+}
+
 /// What became of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Seen entering the destination: the pod's device or, for a host or an address outside, the last device.
     Delivered,
+    /// The kernel threw it away and said why.
+    Dropped(Box<Dropped>),
     /// Not seen after `after`, where `expected` should have come next and no record was lost meanwhile.
     Lost { after: PointId, expected: String },
     /// Not known, and why.
@@ -236,8 +275,31 @@ pub struct Leg {
 pub enum Latency {
     /// Both ends share a clock: exact.
     Exact { ns: u64 },
+    /// Different clocks, whose offset the traffic itself gave: the true value is not further than `error_ns` from `ns`.
+    Estimated { ns: u64, error_ns: u64 },
     /// Different clocks and no estimate of their offset.
-    Unknown,
+    Unknown(NoEstimate),
+}
+
+/// Why two clocks cannot be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoEstimate {
+    /// No packet went from the later clock's node to the earlier one's, or none lately: a delay and an offset look
+    /// alike then.
+    OneDirectionOnly,
+    /// What was seen contradicts itself, as when a clock has been stopped.
+    Inconsistent,
+}
+
+impl NoEstimate {
+    /// For people, in a few words.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::OneDirectionOnly => "one direction only",
+            Self::Inconsistent => "clocks contradict each other",
+        }
+    }
 }
 
 /// The hops of one packet in order.

@@ -5,7 +5,7 @@ use crate::trajectory::correlate::range::Range;
 use crate::trajectory::expect::topology::{Learnt, Topology};
 use crate::trajectory::expect::{self, End, Expectation, Facts, Seen, Step};
 use crate::trajectory::model::{
-    Directory, Hop, Latency, Leg, MissingHop, Owner, Packet, Trajectory, Verdict,
+    Directory, Hop, Latency, Leg, MissingHop, NoEstimate, Owner, Packet, Trajectory, Verdict,
 };
 use crate::trajectory::order::{self, Ends, Place};
 use crate::trajectory::rewrite::{self, Endpoint, Judgement};
@@ -338,7 +338,7 @@ fn latency(pair: &[Hop]) -> Latency {
     if pair[0].point.clock == pair[1].point.clock {
         Latency::Exact { ns: pair[1].time_ns.saturating_sub(pair[0].time_ns) }
     } else {
-        Latency::Unknown
+        Latency::Unknown(NoEstimate::OneDirectionOnly)
     }
 }
 
