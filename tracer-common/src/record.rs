@@ -183,7 +183,6 @@ impl DropRecord {
 
 /// A sample of the ring buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "most are hops, and both are copied into batches")]
 pub enum Record {
     Hop(HopRecord),
     Drop(DropRecord),

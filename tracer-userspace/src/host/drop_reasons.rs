@@ -125,6 +125,13 @@ mod tests {
         DropReasons { layout: KernelLayout::default(), names: names(owned(pairs)) }
     }
 
+    impl DropReasons {
+        /// Of a kernel that another test makes up: numbers and names without prefix.
+        pub(crate) fn made_up(pairs: &[(u32, &str)]) -> Self {
+            reasons(pairs)
+        }
+    }
+
     #[test]
     fn a_reason_has_the_kernels_name_without_its_prefix() {
         let reasons = reasons(&[(2, "SKB_DROP_REASON_NOT_SPECIFIED"), (9, "SKB_DROP_REASON_NETFILTER_DROP")]);

@@ -238,6 +238,11 @@ impl<D: Directory> Correlator<D> {
         }
     }
 
+    /// Tells that the kernel says what it throws away on `node`, so that such may come by [`Correlator::push_drop`].
+    pub fn watch_drops(&mut self, node: &Arc<str>) {
+        let _ = node;
+    }
+
     /// Takes in that the kernel threw a packet away, in any order.
     pub fn push_drop(&mut self, drop: DropSighting) {
         let _ = drop;
