@@ -40,7 +40,7 @@ use crate::trajectory::correlate::index::{Content, Index};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::expect::topology::{Learnt, Topology};
 use crate::trajectory::hash::FastState;
-use crate::trajectory::model::{Directory, ObservationPoint, PointId, Sighting, Trajectory};
+use crate::trajectory::model::{Directory, ObservationPoint, PointId, ServiceRef, Sighting, Trajectory};
 
 /// Most packets of equal content that are kept apart at the same time.
 const MAX_EQUAL: usize = 64;
@@ -74,6 +74,8 @@ pub struct FollowScope {
     pub a: HashSet<IpAddr>,
     /// Addresses of the target; `None` for any. Packets under an address that SNAT gave them are then not recorded.
     pub b: Option<HashSet<IpAddr>>,
+    /// The Service that end B is, if it is one: its addresses are in `b` beside those of its endpoints.
+    pub service: Option<ServiceRef>,
 }
 
 impl FollowScope {

@@ -39,8 +39,8 @@ pub fn advice(
         "NETFILTER_DROP" => netfilter(drop, &place, directory),
         "NO_SOCKET" => no_socket(drop, &place),
         "TC_INGRESS" | "TC_EGRESS" | "XDP" => program(drop, after, &place),
-        reason => match ADVICE.iter().find(|(names, _)| names.contains(&reason)) {
-            Some((_, advice)) => format!("{advice} ({place})"),
+        reason => match advice_by_reason(reason).or_else(|| advice_by_function(&drop.place)) {
+            Some(advice) => format!("{advice} ({place})"),
             None => match &drop.place.function {
                 Some(function) => format!(
                     "the kernel's function {function} freed it {place}; tracer has no advice for this reason"
@@ -50,6 +50,32 @@ pub fn advice(
         },
     }
 }
+
+fn advice_by_reason(reason: &str) -> Option<&'static str> {
+    ADVICE.iter().find(|(names, _)| names.contains(&reason)).map(|(_, advice)| *advice)
+}
+
+/// Where the reason says nothing, the function that freed the packet mostly does.
+fn advice_by_function(place: &DropPlace) -> Option<&'static str> {
+    let function = place.function.as_deref()?;
+    BY_FUNCTION.iter().find(|(name, _)| *name == function).and_then(|(_, reason)| advice_by_reason(reason))
+}
+
+/// Kernel functions that freed packets without a reason on some versions, and the reason that others give.
+const BY_FUNCTION: &[(&str, &str)] = &[
+    ("ip_error", "IP_INNOROUTES"),
+    ("ip6_pkt_drop", "IP_INNOROUTES"),
+    ("ip6_pkt_discard", "IP_INNOROUTES"),
+    ("ip_forward", "IP_INHDR"),
+    ("ip6_forward", "IP_INHDR"),
+    ("ip_rcv_finish_core", "IP_RPFILTER"),
+    ("udp_queue_rcv_one_skb", "SOCKET_RCVBUFF"),
+    ("enqueue_to_backlog", "CPU_BACKLOG"),
+    ("arp_error_report", "NEIGH_FAILED"),
+    ("neigh_invalidate", "NEIGH_FAILED"),
+    ("__neigh_event_send", "NEIGH_FAILED"),
+    ("vxlan_xmit", "VXLAN_NO_REMOTE"),
+];
 
 /// What to look at, by reason. Several names: kernels differ in which of them they give.
 const ADVICE: &[(&[&str], &str)] = &[
@@ -122,7 +148,6 @@ const ADVICE: &[(&[&str], &str)] = &[
         "the tunnel device refused it; see ip -d link and bridge fdb show dev of the tunnel device",
     ),
     (&["NOMEM"], "the kernel had no memory for it"),
-    (&["NOT_SPECIFIED"], "the kernel gives no reason for it on this version"),
 ];
 
 /// "on node n1", "in pod default/curl on n1", with the device.
@@ -179,5 +204,71 @@ fn program(drop: &DropSighting, after: Option<&ObservationPoint>, place: &str) -
             several.join(", ")
         ),
         _ => format!("a BPF program or tc filter dropped it {place}: see bpftool net show dev {device}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trajectory::testing::{CURL, HTTPBIN, ROUTED, SECOND, World, drop_at, ping, two_nodes, udp};
+
+    fn advise(world: &World, place: &str, reason: &str, function: Option<&str>, packet: &Packet) -> String {
+        let mut drop = drop_at(world, place, reason, SECOND, packet);
+        let place = std::sync::Arc::make_mut(&mut drop.place);
+        place.function = function.map(std::sync::Arc::from);
+        place.device = Some("vethcurl".into());
+        advice(&drop, Some(&world.at(ROUTED[1].0)), &world.book)
+    }
+
+    #[test]
+    fn netfilter_names_the_hook_by_whose_packet_it_is_there() {
+        let world = two_nodes(false, "vxlan");
+        let packet = ping(CURL, HTTPBIN, 1);
+        for (place, hook) in
+            [("n1", "hook forward"), ("n1/curl", "hook output"), ("n2/httpbin", "hook input")]
+        {
+            let advice = advise(&world, place, "NETFILTER_DROP", None, &packet);
+            assert!(advice.contains(hook), "{place}: {advice}");
+        }
+    }
+
+    #[test]
+    fn a_tc_drop_names_the_program_that_sits_there() {
+        let mut world = two_nodes(false, "vxlan");
+        let packet = ping(CURL, HTTPBIN, 1);
+        let nobody = advise(&world, "n1", "TC_INGRESS", None, &packet);
+        world.foreign(ROUTED[1].0, "cil_from_container");
+
+        let one = advise(&world, "n1", "TC_INGRESS", None, &packet);
+
+        assert!(nobody.contains("bpftool net show dev vethcurl"), "{nobody}");
+        assert!(one.contains("cil_from_container on vethcurl"), "{one}");
+    }
+
+    #[test]
+    fn no_socket_says_protocol_port_and_pod() {
+        let world = two_nodes(false, "vxlan");
+        let packet = udp((CURL, 5000), (HTTPBIN, 53), 20, 0, 7);
+        let advice = advise(&world, "n2/httpbin", "NO_SOCKET", None, &packet);
+        assert!(advice.contains("nothing listens on UDP port 53 in pod default/httpbin"), "{advice}");
+    }
+
+    #[test]
+    fn without_a_reason_the_function_says_what_to_look_at() {
+        let world = two_nodes(false, "vxlan");
+        let packet = ping(CURL, HTTPBIN, 1);
+        let known = advise(&world, "n1", "NOT_SPECIFIED", Some("ip_error"), &packet);
+        let unknown = advise(&world, "n1", "NOT_SPECIFIED", Some("some_driver_xmit"), &packet);
+        assert!(known.contains("ip route get"), "{known}");
+        assert!(unknown.contains("some_driver_xmit"), "{unknown}");
+    }
+
+    #[test]
+    fn every_reason_is_listed_once() {
+        let mut names: Vec<_> = ADVICE.iter().flat_map(|(names, _)| *names).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
     }
 }

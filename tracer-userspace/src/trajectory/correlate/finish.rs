@@ -3,7 +3,7 @@
 use crate::trajectory::correlate::assemble::{self, Context, Judged};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::correlate::range::Range;
-use crate::trajectory::correlate::{Correlator, Done};
+use crate::trajectory::correlate::{Correlator, Done, FollowScope};
 use crate::trajectory::model::{Directory, Owner, Trajectory};
 use crate::trajectory::order::{NIC_OUT, POD_IN, Stage};
 
@@ -191,10 +191,31 @@ impl<D: Directory> Correlator<D> {
                 self.counters.unrelated += 1;
                 continue;
             };
-            let trajectory = unit.into_trajectory(&open, &self.directory, follows);
+            let mut trajectory = unit.into_trajectory(&open, &self.directory, follows);
+            trajectory.notes.extend(self.without_service(&trajectory));
             self.done.push(Done { serial: open.serial, repeats: open.repeats, trajectory });
         }
         self.recycle(open.segments);
+    }
+
+    /// Why a packet to a followed Service shows no Service address. Socket load balancing (Cilium's
+    /// kube-proxy replacement) puts the endpoint's in its place before there is a packet.
+    fn without_service(&self, trajectory: &Trajectory) -> Option<String> {
+        let first = &trajectory.hops.first()?.packet;
+        first.ports?;
+        let asks = |scope: &&FollowScope| {
+            scope.a.contains(&first.source) && scope.wants(first.source, first.destination)
+        };
+        let service = self.config.scopes.iter().filter(asks).find_map(|scope| scope.service.as_ref())?;
+        let is_pod =
+            matches!(self.directory.owner(first.destination, trajectory.hops[0].time_ns), Owner::Pod { .. });
+        is_pod.then(|| {
+            format!(
+                "sent to the endpoint itself, not to Service {}/{}: the client uses its address, or a BPF program at the \
+                 client's socket has put it in place of the Service's (socket load balancing)",
+                service.namespace, service.name
+            )
+        })
     }
 
     /// The follows that asked for the packet.
