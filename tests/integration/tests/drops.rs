@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tracer_integration::{Tracer, Verdict, fact, kernel_version, lab, patient};
+use tracer_integration::{Tracer, Verdict, fact, kernel_version, lab};
 use tracer_lab::{Fault, Flood, Topology};
 
 const NODE_1: &str = "telekom-xwkb3";
@@ -27,8 +27,7 @@ fn a_packet_that_a_firewall_rule_drops_is_told_with_reason_node_and_function() {
     let flood = Flood { packets: 1, payload: 64, rate: None };
     curl.udp_flood(SocketAddr::new(server.ipv4().into(), PORT), flood).unwrap();
 
-    let is_told = |told: &[tracer_integration::Trajectory]| !told.is_empty();
-    follow.eventually(patient(Duration::from_secs(10)), "the packet is told", is_told).unwrap();
+    follow.eventually(Duration::from_secs(10), "the packet is told", |told| !told.is_empty());
     let report = follow.stop().unwrap();
     let told = &report.trajectories[0];
     let detail = told.verdict_detail.as_ref().unwrap();
