@@ -102,8 +102,7 @@ fn report(
     if follows == 0 {
         return Ok(DropOutcome::Filtered);
     }
-    let location = arguments.location().unwrap_or(0);
-    write(&reader, headers, buffer, follows, (reason, location))
+    write(&reader, headers, buffer, follows, (arguments, reason))
 }
 
 #[inline(always)]
@@ -112,10 +111,11 @@ fn write(
     headers: &Headers,
     buffer: SocketBuffer,
     follows: u64,
-    (reason, location): (u32, u64),
+    (arguments, reason): (Arguments, u32),
 ) -> Result<DropOutcome, DropOutcome> {
     let (gso_size, gso_segments) = buffer.gso().ok_or(DropOutcome::Unreadable)?;
-    let (netns, ifindex) = buffer.place().unwrap_or((0, 0));
+    let (netns, ifindex) = buffer.place(arguments).unwrap_or((0, 0));
+    let location = arguments.location().unwrap_or(0);
     let mut entry = records::reserve::<DropRecord>().ok_or(DropOutcome::RingFull)?;
     let record = entry.write(DropRecord::default());
     record.location = location;
@@ -159,7 +159,9 @@ impl<'a> CopyReader<'a> {
         copy.length = packet.length;
         let mut size = u64::from(copy.copied);
         // SAFETY: an AND on a register. verifier: the bound, right where it is used.
-        unsafe { asm!("{0} &= {1}", inout(reg) size, const MOST, options(pure, nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("{0} &= {1}", inout(reg) size, const MOST, options(pure, nomem, nostack, preserves_flags))
+        };
         // SAFETY: at most COPY_BYTES are written, and the helper checks the address that it reads from.
         let failed = unsafe {
             bpf_probe_read_kernel(copy.bytes.as_mut_ptr().cast(), size as u32, packet.start as *const _)

@@ -86,7 +86,7 @@ fn every_field_of_a_drop_record_is_where_it_was() {
     ];
     assert_eq!(without_padding(&fields), DROP_RECORD_SIZE);
     assert_eq!((DROP_RECORD_SIZE, align_of::<DropRecord>()), (216, 8));
-    assert_eq!((size_of::<KernelLayout>(), align_of::<KernelLayout>()), (16 * 4, 4), "words only");
+    assert_eq!((size_of::<KernelLayout>(), align_of::<KernelLayout>()), (19 * 4, 4), "words only");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use tracer_common::record::MAX_TUNNELS;
 
 use super::{Sighted, wire};
 use crate::trajectory::model::{
-    ClockId, DeviceRole, Direction, DropPlace, DropSighting, Encapsulation, IcmpHeader, ObservationPoint, Packet, PodRef, PointId,
-    Sighting,
+    ClockId, DeviceRole, Direction, DropPlace, DropSighting, Encapsulation, IcmpHeader, ObservationPoint,
+    Packet, PodRef, PointId, Sighting,
 };
 
 /// Longest name of anything, bytes: Kubernetes' longest has 253.
