@@ -331,3 +331,17 @@ fn describe(
         hidden_by: foreign.iter().find(runs_before).map(|program| name(program)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drop_that_was_not_told_is_a_loss_and_one_that_is_nobodys_is_none() {
+        let losses = Losses { drop_records: 2, drops_elsewhere: 5, unattributed: 1, ..Losses::default() };
+        assert_eq!(losses.total(), 3);
+        let mut sum = losses;
+        sum.add(losses);
+        assert_eq!((sum.total(), sum.drops_elsewhere), (6, 10));
+    }
+}
