@@ -136,12 +136,10 @@ impl Observer {
         self.programs.watch_drops().map(|()| true).inspect_err(|_| self.drops = None)
     }
 
-    /// Whose the namespaces of this machine are, for [`Observer::attribute_drop`]. `own` is the machine's own; `now_ns` is
-    /// CLOCK_MONOTONIC.
-    pub fn learn_spaces(&mut self, survey: &Survey, own: Option<NetnsId>, now_ns: u64) {
-        if let Some(drops) = &mut self.drops {
-            drops.learn(survey, own, now_ns);
-        }
+    /// Whose the namespaces of this machine are, for [`Observer::attribute_drop`]; gives the drops that have waited for
+    /// it. `own` is the machine's own; `now_ns` is CLOCK_MONOTONIC.
+    pub fn learn_spaces(&mut self, survey: &Survey, own: Option<NetnsId>, now_ns: u64) -> Vec<DropSighting> {
+        self.drops.as_mut().map_or_else(Vec::new, |drops| drops.learn(survey, own, now_ns))
     }
 
     /// Sets what the kernel side records.
@@ -224,7 +222,7 @@ impl Observer {
         Some(decode::sighting(record, Arc::clone(point)))
     }
 
-    /// Where the kernel threw a packet away; a drop in a namespace that is nobody's is counted and dropped.
+    /// Where the kernel threw a packet away; `None` if it was in a namespace that is nobody's yet.
     pub fn attribute_drop(&mut self, record: &DropRecord) -> Option<DropSighting> {
         self.drops.as_mut()?.attribute(record)
     }
