@@ -3,7 +3,7 @@
 use crate::trajectory::correlate::assemble::{self, Context, Judged};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::correlate::range::Range;
-use crate::trajectory::correlate::{Correlator, Done};
+use crate::trajectory::correlate::{Correlator, Done, clocks};
 use crate::trajectory::model::{Directory, Owner, Trajectory};
 use crate::trajectory::order::{NIC_OUT, POD_IN, Stage};
 
@@ -174,8 +174,11 @@ impl<D: Directory> Correlator<D> {
                 self.counters.unrelated += 1;
                 continue;
             };
+            let is_certain = unit.is_complete() && open.rivals.is_empty() && !open.doubtful;
             let trajectory = unit.into_trajectory(&mut open, &self.directory, follows);
-            self.done.push(Done { serial: open.serial, repeats: open.repeats, trajectory });
+            self.learn_clocks(&trajectory, is_certain);
+            let finished_ns = self.now_ns;
+            self.done.push(Done { serial: open.serial, repeats: open.repeats, finished_ns, trajectory });
         }
         self.recycle(open.segments);
     }
@@ -203,7 +206,12 @@ impl<D: Directory> Correlator<D> {
         let mut done = std::mem::take(&mut self.done);
         done.sort_by_key(|done| done.serial);
         let mut held = Vec::new();
-        for mut finished in done {
+        let too_many = done.len().saturating_sub(clocks::MAX_WAITING);
+        for (number, mut finished) in done.into_iter().enumerate() {
+            if !all && number >= too_many && self.awaits_clocks(&finished) {
+                held.push(finished);
+                continue;
+            }
             if let Some(earlier) = finished.repeats {
                 let id = self.history.id_of(earlier.serial);
                 let pending = self.get(earlier).is_some()
@@ -214,6 +222,7 @@ impl<D: Directory> Correlator<D> {
                 }
                 finished.trajectory.retransmission_of = id;
             }
+            self.time_crossings(&mut finished.trajectory);
             finished.trajectory.id = self.next_id;
             self.history.reported(finished.serial, self.next_id);
             self.next_id += 1;

@@ -1,0 +1,61 @@
+//! Times between two clocks: which packets teach them, and how long one waits for a packet the other way.
+
+use crate::trajectory::clock::{Clocks, Moment};
+use crate::trajectory::correlate::{Correlator, Done};
+use crate::trajectory::model::{Directory, Hop, Latency, NoEstimate, Trajectory};
+
+/// Finished packets that wait at a time; beyond that, the oldest is told as it is.
+pub(super) const MAX_WAITING: usize = 1024;
+
+impl<D: Directory> Correlator<D> {
+    /// What is known of the clocks.
+    #[must_use]
+    pub fn clocks(&self) -> &Clocks {
+        &self.clocks
+    }
+
+    /// Learns from a packet that certainly was one: all of it seen at every hop on its whole way, no other with the same
+    /// content beside it, no record lost.
+    pub(super) fn learn_clocks(&mut self, trajectory: &Trajectory, is_certain: bool) {
+        if !is_certain || trajectory.ambiguous.is_some() || trajectory.lost_records > 0 {
+            return;
+        }
+        for (left, arrived) in crossings(trajectory) {
+            self.clocks.learn(left, arrived);
+        }
+    }
+
+    /// Whether a packet the other way may still come that tells how long this one took between two clocks: for a
+    /// connection's first packet, the answer. Not for ever: a gap between packets of one direction tells nothing.
+    pub(super) fn awaits_clocks(&self, done: &Done) -> bool {
+        crossings(&done.trajectory).any(|(left, arrived)| {
+            let wait_ns = match self.clocks.latency(left, arrived) {
+                Latency::Unknown(NoEstimate::OneDirectionOnly) => self.config.grace_ns,
+                Latency::Unknown(NoEstimate::Inconsistent) => return false,
+                Latency::Exact { .. } | Latency::Estimated { .. } => self.config.settle_ns,
+            };
+            done.finished_ns + wait_ns > self.judged_ns && !self.clocks.is_settled(left, arrived)
+        })
+    }
+
+    /// Says how long the packet took between two clocks.
+    pub(super) fn time_crossings(&self, trajectory: &mut Trajectory) {
+        let Trajectory { hops, legs, .. } = trajectory;
+        for leg in legs {
+            let (left, arrived) = (moment(&hops[leg.from]), moment(&hops[leg.from + 1]));
+            if left.clock != arrived.clock {
+                leg.latency = self.clocks.latency(left, arrived);
+            }
+        }
+    }
+}
+
+/// The legs from one clock to another.
+fn crossings(trajectory: &Trajectory) -> impl Iterator<Item = (Moment, Moment)> {
+    let moments = trajectory.hops.windows(2).map(|pair| (moment(&pair[0]), moment(&pair[1])));
+    moments.filter(|(left, arrived)| left.clock != arrived.clock)
+}
+
+fn moment(hop: &Hop) -> Moment {
+    Moment { clock: hop.point.clock, time_ns: hop.time_ns }
+}
