@@ -142,8 +142,8 @@ pub struct Correlator<D> {
 struct Done {
     serial: u64,
     repeats: Option<Handle>,
-    /// Observer's clock.
-    finished_ns: u64,
+    /// Since when it waits for what it needs to be told, observer's clock.
+    waits_since_ns: Option<u64>,
     trajectory: Trajectory,
 }
 

@@ -1,8 +1,10 @@
 //! Times between two clocks: which packets teach them, and how long one waits for a packet the other way.
 
 use crate::trajectory::clock::{Clocks, Moment};
+use crate::trajectory::correlate::assemble::Judged;
+use crate::trajectory::correlate::open::Open;
 use crate::trajectory::correlate::{Correlator, Done};
-use crate::trajectory::model::{Directory, Hop, Latency, NoEstimate, Trajectory};
+use crate::trajectory::model::{Directory, Hop, Latency, NoEstimate, Packet, Trajectory};
 
 /// Finished packets that wait at a time; beyond that, the oldest is told as it is.
 pub(super) const MAX_WAITING: usize = 1024;
@@ -14,12 +16,20 @@ impl<D: Directory> Correlator<D> {
         &self.clocks
     }
 
-    /// Learns from a packet that certainly was one: all of it seen at every hop on its whole way, no other with the same
-    /// content beside it, no record lost.
-    pub(super) fn learn_clocks(&mut self, trajectory: &Trajectory, is_certain: bool) {
-        if !is_certain || trajectory.ambiguous.is_some() || trajectory.lost_records > 0 {
-            return;
+    /// Whether the sightings certainly are of one packet: all of it was seen at every hop on its whole way, no other of
+    /// the same content was under way, and none can have been but for lost records.
+    pub(super) fn is_certain(&self, open: &Open, judged: &Judged) -> bool {
+        if !judged.is_complete() || open.doubtful || !open.rivals.is_empty() {
+            return false;
         }
+        let from_ns = open.opened_ns.saturating_sub(self.config.grace_ns);
+        let lost = || judged.points(open).any(|point| self.losses.since(&point.node, from_ns) > 0);
+        let first = open.segments.first().map(|segment| &segment.sighting.packet);
+        first.is_some_and(is_unmistakable) || !lost()
+    }
+
+    /// Learns from a packet that is certain.
+    pub(super) fn learn_clocks(&mut self, trajectory: &Trajectory) {
         for (left, arrived) in crossings(trajectory) {
             self.clocks.learn(left, arrived);
         }
@@ -27,14 +37,15 @@ impl<D: Directory> Correlator<D> {
 
     /// Whether a packet the other way may still come that tells how long this one took between two clocks: for a
     /// connection's first packet, the answer. Not for ever: a gap between packets of one direction tells nothing.
-    pub(super) fn awaits_clocks(&self, done: &Done) -> bool {
+    pub(super) fn awaits_clocks(&self, done: &mut Done) -> bool {
+        let since_ns = *done.waits_since_ns.get_or_insert(self.now_ns);
         crossings(&done.trajectory).any(|(left, arrived)| {
             let wait_ns = match self.clocks.latency(left, arrived) {
                 Latency::Unknown(NoEstimate::OneDirectionOnly) => self.config.grace_ns,
                 Latency::Unknown(NoEstimate::Inconsistent) => return false,
                 Latency::Exact { .. } | Latency::Estimated { .. } => self.config.settle_ns,
             };
-            done.finished_ns + wait_ns > self.judged_ns && !self.clocks.is_settled(left, arrived)
+            since_ns + wait_ns > self.judged_ns && !self.clocks.is_settled(left, arrived)
         })
     }
 
@@ -48,6 +59,11 @@ impl<D: Directory> Correlator<D> {
             }
         }
     }
+}
+
+/// Whether its sender marked the packet as another than all before: content alone may be the same again.
+fn is_unmistakable(packet: &Packet) -> bool {
+    packet.identification != 0 || packet.tcp_timestamps.is_some() || packet.icmp.is_some()
 }
 
 /// The legs from one clock to another.

@@ -174,11 +174,13 @@ impl<D: Directory> Correlator<D> {
                 self.counters.unrelated += 1;
                 continue;
             };
-            let is_certain = unit.is_complete() && open.rivals.is_empty() && !open.doubtful;
+            let is_certain = self.is_certain(&open, &unit);
             let trajectory = unit.into_trajectory(&mut open, &self.directory, follows);
-            self.learn_clocks(&trajectory, is_certain);
-            let finished_ns = self.now_ns;
-            self.done.push(Done { serial: open.serial, repeats: open.repeats, finished_ns, trajectory });
+            if is_certain {
+                self.learn_clocks(&trajectory);
+            }
+            let Open { serial, repeats, .. } = open;
+            self.done.push(Done { serial, repeats, waits_since_ns: None, trajectory });
         }
         self.recycle(open.segments);
     }
@@ -208,7 +210,7 @@ impl<D: Directory> Correlator<D> {
         let mut held = Vec::new();
         let too_many = done.len().saturating_sub(clocks::MAX_WAITING);
         for (number, mut finished) in done.into_iter().enumerate() {
-            if !all && number >= too_many && self.awaits_clocks(&finished) {
+            if !all && number >= too_many && self.awaits_clocks(&mut finished) {
                 held.push(finished);
                 continue;
             }

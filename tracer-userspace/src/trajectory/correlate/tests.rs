@@ -1,3 +1,4 @@
+mod clocks;
 mod datapaths;
 mod encrypted;
 mod identity;
