@@ -11,6 +11,8 @@
 //! verdicts and makes no false losses. One that is silent for [`SILENT`] holds nobody up any more; its points count as
 //! not observed until it speaks again.
 //!
+//! **Wall-clock time** is told by the wall clock of the first stream, see [`super::wall`].
+//!
 //! **Recordings** (regular files) are read to their end without time passing, in step, a heartbeat of each at a time.
 
 mod progress;
@@ -34,7 +36,7 @@ use super::run::{Ending, block_on, ticks, wait_for_end};
 use super::select::Selection;
 use super::signals::Interrupted;
 use super::silence;
-use super::site::{Names, monotonic_ns};
+use super::site::{Names, both_clocks_ns, monotonic_ns};
 use super::teller::StreamEnd;
 use super::wanted::resolve;
 use crate::agent::observer::Losses;
@@ -198,8 +200,7 @@ impl<'a> Merge<'a> {
                 let stream = &mut self.streams[index];
                 stream.progress.beat(heartbeat.monotonic_ns, monotonic_ns());
                 if let Some(clock) = stream.clock {
-                    let offset_ns = i128::from(heartbeat.wall_ns) - i128::from(heartbeat.monotonic_ns);
-                    self.joining.set_wall_clock(clock, offset_ns);
+                    self.joining.hear_wall_clock(clock, heartbeat.monotonic_ns, heartbeat.wall_ns);
                 }
                 self.announce_if_ready();
             }
@@ -223,6 +224,9 @@ impl<'a> Merge<'a> {
         let stream = &mut self.streams[index];
         stream.clock = Some(clock);
         stream.hello = Some(hello);
+        if index == 0 {
+            self.joining.tell_times_of(clock);
+        }
     }
 
     fn add_point(&mut self, index: usize, point: ObservationPoint, since_ns: u64) {
@@ -289,6 +293,7 @@ impl<'a> Merge<'a> {
             match self.streams[index].points.get(&point) {
                 Some(Some(id)) => {
                     let point = Arc::clone(&self.points[id.0 as usize]);
+                    self.joining.guess_wall_clock(point.clock, time_ns, both_clocks_ns);
                     self.joining.take(Event::Sighting(Sighting { point, time_ns, follows: 1, packet }));
                 }
                 Some(None) => {}

@@ -12,7 +12,7 @@ use super::observation::{Observation, extent, prepare};
 use super::run::{Ending, block_on, ticks, wait_for_end};
 use super::signals::Interrupted;
 use super::silence;
-use super::site::{monotonic_ns, wall_clock_offset_ns};
+use super::site::{both_clocks_ns, monotonic_ns};
 use crate::app::{Failure, notice};
 use crate::cli::ObserveArgs;
 use crate::stream::write::StreamWriter;
@@ -37,12 +37,14 @@ pub fn run(args: &ObserveArgs) -> Result<(), Failure> {
     block_on(async {
         // Before anything is attached: from here on a signal ends the run in good order.
         let interrupted = Interrupted::listen()?;
+        let started_ns = monotonic_ns();
         let mut early = Vec::new();
         let mut observation =
             Observation::start(prepared, &args.selection, &args.hooks, &mut |event| early.push(event))?;
         let mut telling = Telling::begin(&observation)?;
         early.into_iter().for_each(|event| telling.take(event));
-        telling.flush()?;
+        // Before any sighting, so that its wall-clock time is known; before this moment nothing was attached.
+        telling.heartbeat(&observation, started_ns)?;
         notice(&format!(
             "observing {} at {} for tracer follow --from; Ctrl-C ends",
             silence::what(observation.selection()),
@@ -89,8 +91,6 @@ struct Telling {
     writer: StreamWriter<StdoutLock<'static>>,
     /// Why the last event could not be written.
     failed: io::Result<()>,
-    /// Taken once, so that it does not jump when the wall clock is set.
-    wall_clock_offset_ns: u64,
     beaten: Instant,
     counts: Counts,
 }
@@ -111,7 +111,6 @@ impl Telling {
         Ok(Self {
             writer: StreamWriter::begin(io::stdout().lock(), hello)?,
             failed: Ok(()),
-            wall_clock_offset_ns: wall_clock_offset_ns(),
             beaten: Instant::now(),
             counts: Counts::default(),
         })
@@ -162,7 +161,8 @@ impl Telling {
             self.writer.counts(&counts)?;
             self.counts = counts;
         }
-        let wall_ns = now_ns.saturating_add(self.wall_clock_offset_ns);
+        let (monotonic_ns, wall_ns) = both_clocks_ns();
+        let wall_ns = wall_ns.saturating_sub(monotonic_ns.saturating_sub(now_ns));
         self.writer.heartbeat(Heartbeat { monotonic_ns: now_ns, wall_ns })?;
         self.beaten = Instant::now();
         Ok(self.writer.flush()?)
