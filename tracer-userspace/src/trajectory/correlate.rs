@@ -20,6 +20,7 @@
 
 mod assemble;
 mod clocks;
+mod dropped;
 mod finish;
 mod history;
 mod index;
@@ -35,12 +36,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::trajectory::clock::Clocks;
+use crate::trajectory::correlate::dropped::Drops;
 use crate::trajectory::correlate::history::History;
 use crate::trajectory::correlate::index::{Content, Index};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::expect::topology::{Learnt, Topology};
 use crate::trajectory::hash::FastState;
-use crate::trajectory::model::{Directory, DropSighting, ObservationPoint, PointId, Sighting, Trajectory};
+use crate::trajectory::model::{Directory, ObservationPoint, PointId, ServiceRef, Sighting, Trajectory};
 
 /// Most packets of equal content that are kept apart at the same time.
 const MAX_EQUAL: usize = 64;
@@ -74,6 +76,8 @@ pub struct FollowScope {
     pub a: HashSet<IpAddr>,
     /// Addresses of the target; `None` for any. Packets under an address that SNAT gave them are then not recorded.
     pub b: Option<HashSet<IpAddr>>,
+    /// The Service that end B is, if it is one: its addresses are in `b` beside those of its endpoints.
+    pub service: Option<ServiceRef>,
 }
 
 impl FollowScope {
@@ -96,6 +100,10 @@ pub struct Counters {
     pub evicted: u64,
     /// Packets that no follow asked for (they share an address that NAT uses with a followed one).
     pub unrelated: u64,
+    /// Drops told by kernels.
+    pub drops: u64,
+    /// Of these, how many met no packet: it was told before, or its hops were not observed.
+    pub unmatched_drops: u64,
     /// Packets under way or not yet reported.
     pub open: usize,
 }
@@ -136,6 +144,7 @@ pub struct Correlator<D> {
     done: Vec<Done>,
     found: Vec<u32>,
     counters: Counters,
+    drops: Drops,
 }
 
 /// Finished, to be numbered and reported.
@@ -196,6 +205,7 @@ impl<D: Directory> Correlator<D> {
             done: Vec::new(),
             found: Vec::new(),
             counters: Counters::default(),
+            drops: Drops::default(),
         }
     }
 
@@ -247,11 +257,6 @@ impl<D: Directory> Correlator<D> {
         }
     }
 
-    /// Takes in that the kernel threw a packet away, in any order.
-    pub fn push_drop(&mut self, drop: DropSighting) {
-        let _ = drop;
-    }
-
     /// Lets the observer's time pass to `now_ns` and reports the packets that are finished, where everything that was
     /// observed until now has been pushed.
     pub fn advance(&mut self, now_ns: u64, emit: &mut impl FnMut(Trajectory)) {
@@ -277,6 +282,7 @@ impl<D: Directory> Correlator<D> {
                 self.expiry.push_back((now, handle));
             }
         }
+        self.advance_drops(judged);
         let due = now + self.config.settle_ns;
         let settled = std::mem::take(&mut self.settled);
         self.settling.extend(settled.into_iter().map(|handle| (due, handle)));
@@ -314,6 +320,7 @@ impl<D: Directory> Correlator<D> {
     /// Reports all that is left; packets under way say that the run ended.
     pub fn finish(&mut self, emit: &mut impl FnMut(Trajectory)) {
         self.dirty.clear();
+        self.finish_drops();
         let mut left: Vec<Handle> = (0u32..)
             .zip(&self.slots)
             .filter_map(|(slot, open)| open.as_ref().map(|open| Handle { slot, serial: open.serial }))

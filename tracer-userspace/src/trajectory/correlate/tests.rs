@@ -1,5 +1,6 @@
 mod clocks;
 mod datapaths;
+mod dropped;
 mod encrypted;
 mod identity;
 mod verdicts;
