@@ -45,6 +45,10 @@ pub struct Hello {
     /// Streams with the same one share a clock.
     pub boot_id: String,
     pub nodes: Vec<String>,
+    /// CLOCK_MONOTONIC there at the stream's beginning, nanoseconds.
+    pub monotonic_ns: u64,
+    /// CLOCK_REALTIME there at the same moment, nanoseconds since 1970; 0 if not said.
+    pub wall_ns: u64,
 }
 
 /// One message, decoded and checked. Points are named by their number within the stream, and their clock is the stream's.

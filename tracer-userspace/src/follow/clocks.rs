@@ -47,9 +47,9 @@ impl ClockNodes {
             let ahead_ns = wall_clocks.align(clock, offset);
             if let Some(ahead_ns) = ahead_ns.filter(|ahead_ns| ahead_ns.unsigned_abs() >= SAME_NS) {
                 notice(&format!(
-                    "note: the wall clock of {} is {} of that of {}: its times are told by the latter",
+                    "note: the wall clock of {} is {} that of {}: its times are told by the latter",
                     self.of(clock),
-                    apart(ahead_ns, "ahead", "behind"),
+                    apart(ahead_ns, "ahead of", "behind"),
                     self.of(reference),
                 ));
             }

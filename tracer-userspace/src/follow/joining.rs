@@ -80,15 +80,6 @@ impl Joining {
         ));
     }
 
-    /// Takes the moment of a sighting for the present if nothing was heard of its clock. `present` reads this machine's
-    /// clocks.
-    pub fn guess_wall_clock(&mut self, clock: ClockId, time_ns: u64, present: impl FnOnce() -> (u64, u64)) {
-        let wall_clocks = self.teller.wall_clocks();
-        if !wall_clocks.knows(clock) {
-            wall_clocks.guess(clock, time_ns, present().1);
-        }
-    }
-
     /// Tells times of all clocks by the wall clock beside this one, as far as the difference is known.
     pub fn tell_times_of(&mut self, clock: ClockId) {
         self.teller.wall_clocks().set_reference(clock);

@@ -36,7 +36,7 @@ use super::run::{Ending, block_on, ticks, wait_for_end};
 use super::select::Selection;
 use super::signals::Interrupted;
 use super::silence;
-use super::site::{Names, both_clocks_ns, monotonic_ns};
+use super::site::{Names, monotonic_ns};
 use super::teller::StreamEnd;
 use super::wanted::resolve;
 use crate::agent::observer::Losses;
@@ -221,12 +221,15 @@ impl<'a> Merge<'a> {
     fn greet(&mut self, index: usize, hello: Hello) {
         let next = ClockId(u32::try_from(self.clocks.len()).unwrap_or(u32::MAX));
         let clock = *self.clocks.entry(hello.boot_id.clone()).or_insert(next);
-        let stream = &mut self.streams[index];
-        stream.clock = Some(clock);
-        stream.hello = Some(hello);
         if index == 0 {
             self.joining.tell_times_of(clock);
         }
+        if hello.wall_ns > 0 {
+            self.joining.hear_wall_clock(clock, hello.monotonic_ns, hello.wall_ns);
+        }
+        let stream = &mut self.streams[index];
+        stream.clock = Some(clock);
+        stream.hello = Some(hello);
     }
 
     fn add_point(&mut self, index: usize, point: ObservationPoint, since_ns: u64) {
@@ -293,7 +296,6 @@ impl<'a> Merge<'a> {
             match self.streams[index].points.get(&point) {
                 Some(Some(id)) => {
                     let point = Arc::clone(&self.points[id.0 as usize]);
-                    self.joining.guess_wall_clock(point.clock, time_ns, both_clocks_ns);
                     self.joining.take(Event::Sighting(Sighting { point, time_ns, follows: 1, packet }));
                 }
                 Some(None) => {}

@@ -37,14 +37,12 @@ pub fn run(args: &ObserveArgs) -> Result<(), Failure> {
     block_on(async {
         // Before anything is attached: from here on a signal ends the run in good order.
         let interrupted = Interrupted::listen()?;
-        let started_ns = monotonic_ns();
         let mut early = Vec::new();
         let mut observation =
             Observation::start(prepared, &args.selection, &args.hooks, &mut |event| early.push(event))?;
         let mut telling = Telling::begin(&observation)?;
         early.into_iter().for_each(|event| telling.take(event));
-        // Before any sighting, so that its wall-clock time is known; before this moment nothing was attached.
-        telling.heartbeat(&observation, started_ns)?;
+        telling.flush()?;
         notice(&format!(
             "observing {} at {} for tracer follow --from; Ctrl-C ends",
             silence::what(observation.selection()),
@@ -102,11 +100,14 @@ impl Telling {
                 "cannot tell whose clock this is: /proc/sys/kernel/random/boot_id: {error}"
             ))
         })?;
+        let (monotonic_ns, wall_ns) = both_clocks_ns();
         let hello = Hello {
             tracer: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
             boot_id: boot_id.trim().to_owned(),
             nodes: observation.nodes().iter().map(ToString::to_string).collect(),
+            monotonic_ns,
+            wall_ns,
         };
         Ok(Self {
             writer: StreamWriter::begin(io::stdout().lock(), hello)?,

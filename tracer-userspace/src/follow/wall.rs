@@ -50,7 +50,6 @@ impl WallClocks {
         let offset_ns = i128::from(wall_ns) - i128::from(monotonic_ns);
         let known = self.clocks.entry(clock).or_default();
         let Some(before_ns) = known.heard_ns else {
-            // Better than what was guessed.
             (known.wall_ns, known.heard_ns) = (Some(offset_ns), Some(offset_ns));
             return None;
         };
@@ -60,18 +59,6 @@ impl WallClocks {
         }
         known.heard_ns = Some(offset_ns);
         Some(step_ns)
-    }
-
-    /// As [`WallClocks::hear`], but only until something better is heard.
-    pub fn guess(&mut self, clock: ClockId, monotonic_ns: u64, wall_ns: u64) {
-        let offset_ns = i128::from(wall_ns) - i128::from(monotonic_ns);
-        self.clocks.entry(clock).or_default().wall_ns.get_or_insert(offset_ns);
-    }
-
-    /// Whether anything is known of a clock.
-    #[must_use]
-    pub fn knows(&self, clock: ClockId) -> bool {
-        self.clocks.contains_key(&clock)
     }
 
     /// By how much the reference's clock is ahead of a clock. Returns, the first time, by how much the wall clock there
@@ -170,16 +157,6 @@ mod tests {
         assert_eq!(told(1300, 400), 1000);
         assert_eq!(told(1600, 500), 1100, "as far as it must");
         assert_eq!(told(900, 50), 950);
-    }
-
-    #[test]
-    fn a_guess_lasts_until_something_is_heard() {
-        let mut clocks = WallClocks::default();
-        clocks.guess(NEAR, 5 * SECOND, NOON);
-        clocks.guess(NEAR, 6 * SECOND, NOON + 9 * SECOND);
-        assert_eq!(clocks.wall_ns(NEAR, 5 * SECOND), NOON);
-        assert_eq!(clocks.hear(NEAR, 5 * SECOND, NOON + 1), None);
-        assert_eq!(clocks.wall_ns(NEAR, 5 * SECOND), NOON + 1);
     }
 
     #[test]

@@ -174,6 +174,8 @@ fn check_hello(hello: wire::Hello) -> Result<Told, StreamError> {
         kernel_release: convert::name(hello.kernel_release).map_err(invalid)?,
         boot_id: convert::name(hello.boot_id).map_err(invalid)?,
         nodes: hello.nodes.into_iter().map(convert::name).collect::<Result<_, _>>().map_err(invalid)?,
+        monotonic_ns: hello.monotonic_ns,
+        wall_ns: hello.wall_ns,
     }))
 }
 

@@ -32,6 +32,8 @@ impl<W: Write> StreamWriter<W> {
             kernel_release: hello.kernel_release,
             boot_id: hello.boot_id,
             nodes: hello.nodes,
+            monotonic_ns: hello.monotonic_ns,
+            wall_ns: hello.wall_ns,
         }))?;
         Ok(writer)
     }

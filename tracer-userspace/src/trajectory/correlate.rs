@@ -151,7 +151,7 @@ pub struct Correlator<D> {
 struct Done {
     serial: u64,
     repeats: Option<Handle>,
-    /// Since when it waits for what it needs to be told, observer's clock.
+    /// When it was seen last and began to wait for what is needed to tell it, observer's clock; `None` if it was now.
     waits_since_ns: Option<u64>,
     trajectory: Trajectory,
 }

@@ -86,6 +86,8 @@ fn stream(world: &World, node: &str, sightings: &[Sighting]) -> Vec<u8> {
         kernel_release: String::new(),
         boot_id: node.to_owned(),
         nodes: vec![node.to_owned()],
+        monotonic_ns: 0,
+        wall_ns: 0,
     };
     let mut writer = StreamWriter::begin(Vec::new(), hello).unwrap();
     for point in world.points.iter().filter(|point| &*point.node == node) {

@@ -4,7 +4,7 @@ use crate::trajectory::clock::{Clocks, Moment};
 use crate::trajectory::correlate::assemble::Judged;
 use crate::trajectory::correlate::open::Open;
 use crate::trajectory::correlate::{Correlator, Done};
-use crate::trajectory::model::{Directory, Hop, Latency, NoEstimate, Packet, Trajectory};
+use crate::trajectory::model::{Directory, Hop, Latency, NoEstimate, Packet, Trajectory, Verdict};
 
 /// Finished packets that wait at a time; beyond that, the oldest is told as it is.
 pub(super) const MAX_WAITING: usize = 1024;
@@ -36,8 +36,11 @@ impl<D: Directory> Correlator<D> {
     }
 
     /// Whether a packet the other way may still come that tells how long this one took between two clocks: for a
-    /// connection's first packet, the answer. Not for ever: a gap between packets of one direction tells nothing.
+    /// connection's first packet, the answer. A packet that did not arrive has none, and nobody waits for ever.
     pub(super) fn awaits_clocks(&self, done: &mut Done) -> bool {
+        if done.trajectory.verdict != Verdict::Delivered {
+            return false;
+        }
         let since_ns = *done.waits_since_ns.get_or_insert(self.now_ns);
         crossings(&done.trajectory).any(|(left, arrived)| {
             let wait_ns = match self.clocks.latency(left, arrived) {

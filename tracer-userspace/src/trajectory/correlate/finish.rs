@@ -198,7 +198,8 @@ impl<D: Directory> Correlator<D> {
                 self.learn_clocks(&trajectory);
             }
             let Open { serial, repeats, .. } = open;
-            self.done.push(Done { serial, repeats, waits_since_ns: None, trajectory });
+            let waits_since_ns = (!open.dirty && open.touched_ns > 0).then_some(open.touched_ns);
+            self.done.push(Done { serial, repeats, waits_since_ns, trajectory });
         }
         self.recycle(open.segments);
     }
