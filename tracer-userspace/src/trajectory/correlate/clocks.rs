@@ -43,12 +43,15 @@ impl<D: Directory> Correlator<D> {
         }
         let since_ns = *done.waits_since_ns.get_or_insert(self.now_ns);
         crossings(&done.trajectory).any(|(left, arrived)| {
+            if self.clocks.is_settled(left, arrived) {
+                return false;
+            }
             let wait_ns = match self.clocks.latency(left, arrived) {
                 Latency::Unknown(NoEstimate::OneDirectionOnly) => self.config.grace_ns,
                 Latency::Unknown(NoEstimate::Inconsistent) => return false,
                 Latency::Exact { .. } | Latency::Estimated { .. } => self.config.settle_ns,
             };
-            since_ns + wait_ns > self.judged_ns && !self.clocks.is_settled(left, arrived)
+            since_ns + wait_ns > self.judged_ns
         })
     }
 
