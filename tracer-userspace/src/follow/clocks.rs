@@ -8,7 +8,7 @@ use super::wall::WallClocks;
 use crate::app::notice;
 use crate::output::text::duration;
 use crate::trajectory::clock::{Clocks, Moment};
-use crate::trajectory::model::{ClockId, ObservationPoint, Trajectory};
+use crate::trajectory::model::{ClockId, Hop, ObservationPoint, Trajectory};
 
 /// Wall clocks that differ by less are taken for equal.
 const SAME_NS: u128 = 1_000_000;
@@ -35,10 +35,12 @@ impl ClockNodes {
     /// Lets the times of a trajectory be told by the reference's wall clock, as far as the difference is known.
     pub(super) fn align(&self, clocks: &Clocks, wall_clocks: &mut WallClocks, trajectory: &Trajectory) {
         let Some(reference) = wall_clocks.reference() else { return };
-        let mut before = reference;
-        for hop in &trajectory.hops {
+        let firsts = trajectory.hops.chunk_by(same_clock).filter_map(<[Hop]>::first);
+        // The clocks may drift apart while the packet is on one machine. Where it crosses is what counts, and so comes last.
+        let crossings = trajectory.hops.windows(2).filter(|pair| !same_clock(&pair[0], &pair[1])).flatten();
+        for hop in firsts.chain(crossings) {
             let clock = hop.point.clock;
-            if clock == reference || clock == std::mem::replace(&mut before, clock) {
+            if clock == reference {
                 continue;
             }
             let Some(offset) = clocks.ahead(reference, Moment { clock, time_ns: hop.time_ns }) else {
@@ -71,6 +73,10 @@ impl ClockNodes {
              unknown until packets have passed both ways again"
         ));
     }
+}
+
+fn same_clock(one: &Hop, other: &Hop) -> bool {
+    one.point.clock == other.point.clock
 }
 
 /// "37.2 s ahead".

@@ -4,8 +4,8 @@
 //! becomes of that wall clock; that it was set is said. (Correcting its rate, as NTP does, acts on both alike.)
 //!
 //! **One reference.** Wall clocks of several machines differ. Where the packets tell by how much a clock differs from the
-//! reference's, its times are told by the wall clock there; the value moves only where it must, so that times do not
-//! jitter within what is not known. Else they are told by the wall clock of their own machine.
+//! reference's, its times are told by the wall clock there; the value moves only when it leaves the
+//! middle half of what is possible, so that times do not jitter with the estimate. Else they are told by the wall clock of their own machine.
 
 use std::collections::HashMap;
 
@@ -67,7 +67,8 @@ impl WallClocks {
         let of_reference_ns = self.clocks.get(&self.reference?)?.wall_ns?;
         let known = self.clocks.entry(clock).or_default();
         let Offset { ns, error_ns } = reference_ahead;
-        let (least, most) = (ns.saturating_sub_unsigned(error_ns), ns.saturating_add_unsigned(error_ns));
+        let (least, most) =
+            (ns.saturating_sub_unsigned(error_ns / 2), ns.saturating_add_unsigned(error_ns / 2));
         match &mut known.reference_ns {
             Some(ahead_ns) => {
                 *ahead_ns = (*ahead_ns).clamp(least, most);
@@ -154,9 +155,9 @@ mod tests {
             clocks.wall_ns(FAR, SECOND) - NOON - SECOND
         };
         assert_eq!(told(1000, 500), 1000);
-        assert_eq!(told(1300, 400), 1000);
-        assert_eq!(told(1600, 500), 1100, "as far as it must");
-        assert_eq!(told(900, 50), 950);
+        assert_eq!(told(1200, 400), 1000);
+        assert_eq!(told(1600, 500), 1350, "as far as it must");
+        assert_eq!(told(900, 50), 925);
     }
 
     #[test]
