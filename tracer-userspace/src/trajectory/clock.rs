@@ -22,7 +22,7 @@
 //! ([`pair`]).
 //!
 //! Which packets may be learnt from is for the caller to judge: one that was put together wrongly would be a lie. Memory
-//! is bounded: [`MAX_PAIRS`], and some 130 bounds each.
+//! is bounded: [`MAX_PAIRS`], and 128 bounds each.
 
 mod envelope;
 mod pair;
@@ -39,7 +39,7 @@ pub const WINDOW_NS: i64 = 10_000_000_000;
 /// Pairs of clocks that are known at a time; those used last.
 const MAX_PAIRS: usize = 4096;
 /// Times are below this, 146 years, so that their differences and sums fit.
-const MAX_TIME_NS: u64 = 1 << 62;
+const MAX_TIME_NS: i64 = 1 << 62;
 
 /// What a clock shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,5 +159,5 @@ fn crossing(left: Moment, arrived: Moment) -> Option<((ClockId, ClockId), Way, i
 }
 
 fn representable(time_ns: u64) -> Option<i64> {
-    (time_ns < MAX_TIME_NS).then(|| i64::try_from(time_ns).ok())?
+    i64::try_from(time_ns).ok().filter(|time_ns| *time_ns < MAX_TIME_NS)
 }

@@ -10,18 +10,23 @@ const A: ClockId = ClockId(3);
 const B: ClockId = ClockId(8);
 const US: u64 = 1_000;
 
-/// A clock that shows `offset_ns` at true time 0 and gains `per_million` from then on.
+/// A clock that shows `offset_ns` at true time 0 and gains `per_million` from then on; by 45 more or less in turns that
+/// take `period_ns`, unless that is 0.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
     id: ClockId,
     offset_ns: i64,
     per_million: i64,
+    period_ns: u64,
 }
 
 impl Clock {
     fn at(&self, true_ns: u64) -> Moment {
+        let angle = std::f64::consts::TAU / self.period_ns.max(1) as f64;
+        let wander = 45e-6 / angle * (angle * (true_ns % self.period_ns.max(1)) as f64).sin();
         let true_ns = i128::from(true_ns);
-        let shown = i128::from(self.offset_ns) + true_ns + true_ns * i128::from(self.per_million) / 1_000_000;
+        let drift = true_ns * i128::from(self.per_million) / 1_000_000 + wander as i128;
+        let shown = i128::from(self.offset_ns) + true_ns + drift;
         Moment { clock: self.id, time_ns: u64::try_from(shown).unwrap() }
     }
 }
@@ -58,14 +63,12 @@ fn clocks() -> impl Strategy<Value = [Clock; 2]> {
             id,
             offset_ns,
             per_million,
+            period_ns: 0,
         })
     };
-    (clock(A), clock(B), any::<bool>()).prop_map(|(a, b, swap)| if swap { [b, a] } else { [a, b] }).prop_map(
-        |mut clocks| {
-            clocks.sort_by_key(|clock| clock.id);
-            clocks
-        },
-    )
+    // One of them wanders, so that the difference of their rates changes by less than is assumed.
+    let period = prop_oneof![Just(0), SECOND / 2..60 * SECOND];
+    (clock(A), clock(B), period).prop_map(|(a, b, period_ns)| [a, Clock { period_ns, ..b }])
 }
 
 /// Packets both ways at random times with random delays, of which some are large.
@@ -182,7 +185,7 @@ proptest! {
 }
 
 fn plain(drift: i64) -> [Clock; 2] {
-    let clock = |id, offset_ns, per_million| Clock { id, offset_ns, per_million };
+    let clock = |id, offset_ns, per_million| Clock { id, offset_ns, per_million, period_ns: 0 };
     [clock(A, 5_000 * SECOND as i64, 0), clock(B, 90_000 * SECOND as i64, drift)]
 }
 
