@@ -13,7 +13,7 @@
 //! ([`envelope`]).
 //!
 //! **Assumptions**, all of them: a packet does not arrive before it has left; the two clocks' rates differ by no more
-//! than [`rate::MOST`]; that difference does not change by more than [`rate::WANDER`] within a window. That the ways there
+//! than [`rate::MOST`]; that difference does not change by more than [`rate::WANDER`] within two windows. That the ways there
 //! and back take equally long is not among them; how unequal they are nobody can see, and therefore the error is
 //! about half of the round trip.
 //!

@@ -5,7 +5,7 @@ use crate::trajectory::clock::envelope::Bound;
 /// The most that two clocks may drift apart by, seconds per second. NTP corrects by up to 0.0005; emulated machines
 /// were seen to gain 0.01.
 pub(super) const MOST: f64 = 0.02;
-/// By how much the rate may change within a window, seconds per second: twice what crystals of two machines usually
+/// By how much the rate may change within two windows, seconds per second: twice what crystals of two machines usually
 /// differ by at all.
 pub(super) const WANDER: f64 = 0.0001;
 
