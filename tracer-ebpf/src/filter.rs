@@ -36,18 +36,35 @@ pub(crate) fn wanted_by(
     config: &FilterConfig,
 ) -> Result<u64, Outcome> {
     let (source, destination) = headers.addresses(reader)?;
-    let source = ends_of(&source);
-    if source_decides(source, config.any_peer) {
-        return Ok(0);
+    let mut follows = wanted_between(&source, &destination, config);
+    if headers.quote != 0 {
+        let (source, destination) = headers.quoted_addresses(reader)?;
+        follows |= wanted_between(&source, &destination, config);
     }
-    let destination = ends_of(&destination).unwrap_or_default();
-    let follows = match_ends(source.unwrap_or_default(), destination, config.any_peer);
     if follows & !(config.any_port & config.any_protocol) == 0 {
         return Ok(follows);
     }
     let (source_port, destination_port) = headers.ports(reader)?;
-    let protocol = PROTOCOLS.get(headers.protocol & 0xff).copied().unwrap_or(0);
+    let mut protocol = askers_of_protocol(headers.protocol);
+    if headers.quote != 0 {
+        protocol |= askers_of_protocol(headers.quote_protocol);
+    }
     Ok(narrow(follows, config, protocol, askers_of(source_port), askers_of(destination_port)))
+}
+
+#[inline(always)]
+fn wanted_between(source: &[u8; 16], destination: &[u8; 16], config: &FilterConfig) -> u64 {
+    let source = ends_of(source);
+    if source_decides(source, config.any_peer) {
+        return 0;
+    }
+    let destination = ends_of(destination).unwrap_or_default();
+    match_ends(source.unwrap_or_default(), destination, config.any_peer)
+}
+
+#[inline(always)]
+fn askers_of_protocol(protocol: u32) -> u64 {
+    PROTOCOLS.get(protocol & 0xff).copied().unwrap_or(0)
 }
 
 #[inline(always)]
