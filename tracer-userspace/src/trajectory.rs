@@ -11,6 +11,7 @@
 pub mod correlate;
 pub mod expect;
 mod hash;
+pub mod icmp;
 pub mod model;
 pub mod order;
 mod recent;

@@ -25,6 +25,7 @@ mod index;
 mod join;
 mod open;
 mod range;
+mod relate;
 
 #[cfg(test)]
 mod tests;
@@ -36,9 +37,12 @@ use std::sync::Arc;
 use crate::trajectory::correlate::history::History;
 use crate::trajectory::correlate::index::{Content, Index};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
+use crate::trajectory::correlate::relate::Earlier;
 use crate::trajectory::expect::topology::{Learnt, Topology};
 use crate::trajectory::hash::FastState;
-use crate::trajectory::model::{Directory, DropSighting, ObservationPoint, PointId, Sighting, Trajectory};
+use crate::trajectory::model::{
+    Directory, DropSighting, ObservationPoint, Packet, PointId, Sighting, Trajectory,
+};
 
 /// Most packets of equal content that are kept apart at the same time.
 const MAX_EQUAL: usize = 64;
@@ -75,6 +79,12 @@ pub struct FollowScope {
 }
 
 impl FollowScope {
+    /// An ICMP error is wanted if the packet that it quotes is.
+    fn wants_packet(&self, packet: &Packet) -> bool {
+        self.wants(packet.source, packet.destination)
+            || packet.quote.is_some_and(|quote| self.wants(packet.destination, quote.destination))
+    }
+
     fn wants(&self, source: IpAddr, destination: IpAddr) -> bool {
         let b = |address| self.b.as_ref().is_none_or(|set| set.contains(address));
         (self.a.contains(&source) && b(&destination)) || (self.a.contains(&destination) && b(&source))
@@ -136,7 +146,10 @@ pub struct Correlator<D> {
 /// Finished, to be numbered and reported.
 struct Done {
     serial: u64,
-    repeats: Option<Handle>,
+    /// The earlier packet with the same bytes.
+    earlier: Option<Earlier>,
+    /// The packet that this ICMP error quotes.
+    quotes: Option<Handle>,
     trajectory: Trajectory,
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::trajectory::correlate::{Correlator, CorrelatorConfig};
 use crate::trajectory::model::{
     ClockId, DeviceRole, Direction, Directory, Encapsulation, IcmpHeader, ObservationPoint, Owner, Packet,
-    PodRef, PointId, ServiceRef, Sighting, Trajectory,
+    PodRef, PointId, Quote, ServiceRef, Sighting, Trajectory,
 };
 
 pub(crate) const SYN: u8 = 0x02;
@@ -281,6 +281,7 @@ fn packet(protocol: u8, source: &str, destination: &str, ports: Option<(u16, u16
         identification: 0,
         fragment: None,
         icmp: None,
+        quote: None,
         encapsulation: Vec::new(),
     }
 }
@@ -329,6 +330,23 @@ pub(crate) fn ping(source: &str, destination: &str, sequence: u32) -> Packet {
     stamp(packet)
 }
 
+/// The ICMP error that somebody sends about a packet, as it is at that place.
+pub(crate) fn icmp_error(from: &str, about: &Packet, kind: u8, code: u8) -> Packet {
+    let mut error = packet(1, from, &about.source.to_string(), None);
+    error.icmp = Some(IcmpHeader { kind, code, identifier: 0 });
+    error.identification = 900 + about.identification;
+    error.payload_length = 28;
+    error.quote = Some(Quote {
+        destination: about.destination,
+        protocol: about.protocol,
+        identification: about.identification as u16,
+        ports: about.ports,
+        sequence: Some(if about.protocol == 17 { about.payload_length } else { about.sequence }),
+        mtu: (code == 4).then_some(1400),
+    });
+    stamp(error)
+}
+
 /// Computes the fingerprint from what tracer-common's covers.
 pub(crate) fn stamp(mut packet: Packet) -> Packet {
     use std::hash::{DefaultHasher, Hash, Hasher};
@@ -345,7 +363,11 @@ pub(crate) fn stamp(mut packet: Packet) -> Packet {
             let wire = if packet.gso_segments > 1 { packet.gso_size.into() } else { packet.payload_length };
             (wire, packet.window).hash(&mut hash);
         }
-        _ => (packet.sequence, packet.payload_length, packet.icmp.map(|i| i.kind)).hash(&mut hash),
+        _ => {
+            (packet.sequence, packet.payload_length, packet.icmp.map(|i| i.kind)).hash(&mut hash);
+            let quoted = packet.quote.map(|quote| (quote.identification, quote.protocol, quote.sequence));
+            quoted.hash(&mut hash);
+        }
     }
     packet.fingerprint = hash.finish();
     packet

@@ -1,5 +1,6 @@
 //! From the joined sightings of one packet to its trajectory: hops in path order, legs, missing hops, verdict.
 
+use crate::trajectory::correlate::history::Passage;
 use crate::trajectory::correlate::open::Open;
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::expect::topology::{Learnt, Topology};
@@ -194,6 +195,14 @@ impl Judged {
         self.gathered.iter().map(|hop| &*open.segments[hop.first].sighting.point)
     }
 
+    /// Where and when it passed, in order.
+    pub(super) fn passages<'a>(&'a self, open: &'a Open) -> impl Iterator<Item = Passage> + 'a {
+        self.gathered.iter().map(|hop| {
+            let sighting = &open.segments[hop.first].sighting;
+            Passage { point: sighting.point.id, time_ns: sighting.time_ns }
+        })
+    }
+
     /// The packet at each point passed, in order.
     fn packets<'a>(&'a self, open: &'a Open) -> impl Iterator<Item = (&'a Packet, u64)> {
         self.gathered.iter().map(|hop| {
@@ -328,6 +337,9 @@ impl Judged {
             lost_records: self.expectation.lost_records,
             verdict,
             retransmission_of: None,
+            retransmission_after_ns: None,
+            duplicate_of: None,
+            quotes: None,
             ambiguous,
             notes,
         }

@@ -282,7 +282,6 @@ impl<D: Directory> Correlator<D> {
             (self.slots.len() - 1) as u32
         });
         let handle = Handle { slot, serial };
-        let repeats = self.history.note(&sighting, handle);
         let mut segments = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(12));
         let sources = Values { first: Endpoint::source(&sighting.packet), second: None };
         let destinations = Values { first: Endpoint::destination(&sighting.packet), second: None };
@@ -300,10 +299,11 @@ impl<D: Directory> Correlator<D> {
             dirty: true,
             progress: Progress::UnderWay,
             waited: false,
-            repeats,
+            kin: Vec::new(),
             rivals: Vec::new(),
             doubtful: false,
         });
+        self.note_kin(handle, 0);
         self.by_age.push_back(handle);
         if self.by_age.len() > 2 * self.live() + 1024 {
             let mut by_age = std::mem::take(&mut self.by_age);
@@ -330,15 +330,14 @@ impl<D: Directory> Correlator<D> {
         }
         let range = if gso.is_some() { open.range } else { range };
         open.add(sighting, range);
-        if (open.sources.second, open.destinations.second) != values
-            && let Some(segment) = open.segments.last()
-        {
-            let repeats = self.history.note(&segment.sighting, handle);
-            open.repeats = open.repeats.or(repeats);
-        }
+        let last = open.segments.len() - 1;
+        let is_translated = (open.sources.second, open.destinations.second) != values;
         if !open.dirty {
             open.dirty = true;
             self.dirty.push(handle);
+        }
+        if is_translated {
+            self.note_kin(handle, last);
         }
         self.after_join(slot);
     }

@@ -1,5 +1,6 @@
 //! One packet under way: the sightings joined so far, and the rules by which another one may join.
 
+use crate::trajectory::correlate::history::Kin;
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::model::{Directory, Packet, Sighting};
 use crate::trajectory::order::Stage;
@@ -71,8 +72,8 @@ pub(super) struct Open {
     pub(super) progress: Progress,
     /// Was given a second grace time.
     pub(super) waited: bool,
-    /// The earlier packet with the same bytes.
-    pub(super) repeats: Option<Handle>,
+    /// Other packets with some of the same bytes.
+    pub(super) kin: Vec<Kin>,
     /// Packets with equal content that were under way at the same time.
     pub(super) rivals: Vec<Handle>,
     /// A rival was not complete: the two may have been mixed up.

@@ -1,4 +1,5 @@
 mod datapaths;
 mod encrypted;
 mod identity;
+mod relations;
 mod verdicts;
