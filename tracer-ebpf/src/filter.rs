@@ -1,10 +1,11 @@
 //! Which follows want a packet. Userspace fills the maps; the rules are in `tracer_common::filter`.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use tracer_common::filter::{Ends, FilterConfig, match_ends, narrow, source_decides};
 use tracer_common::outcome::Outcome;
 use tracer_common::packet::Headers;
+use tracer_common::record::FLAG_MORE_FRAGMENTS;
 
 use crate::reader::SkbReader;
 
@@ -22,6 +23,20 @@ static PORTS: HashMap<u16, u64> = HashMap::with_max_entries(1_024, 0);
 /// IANA protocol number to the follows that ask for it.
 #[map]
 static PROTOCOLS: Array<u64> = Array::with_max_entries(256, 0);
+
+/// Datagram to the follows that ask for ports and want its first fragment, the only one that has them.
+#[map]
+static FRAGMENTED: LruHashMap<Datagram, u64> = LruHashMap::with_max_entries(4_096, 0);
+
+/// What the fragments of one datagram have in common. The addresses differ from hook to hook where NAT rewrites them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Datagram {
+    source: [u8; 16],
+    destination: [u8; 16],
+    identification: u32,
+    protocol: u32,
+}
 
 #[inline(always)]
 pub(crate) fn config() -> Result<&'static FilterConfig, Outcome> {
@@ -49,7 +64,28 @@ pub(crate) fn wanted_by(
     if headers.quote != 0 {
         protocol |= askers_of_protocol(headers.quote_protocol);
     }
-    Ok(narrow(follows, config, protocol, askers_of(source_port), askers_of(destination_port)))
+    if headers.is_later_fragment() {
+        let datagram = datagram(source, destination, headers);
+        // SAFETY: as in `ends_of`.
+        let by_port = unsafe { FRAGMENTED.get(&datagram) }.copied().unwrap_or(0);
+        return Ok(narrow(follows, config, protocol, by_port, 0));
+    }
+    let wanted = narrow(follows, config, protocol, askers_of(source_port), askers_of(destination_port));
+    if headers.flags & u32::from(FLAG_MORE_FRAGMENTS) != 0 && wanted & !config.any_port != 0 {
+        // Where the map has no room the later fragments are left out, as they would be without it.
+        let _ = FRAGMENTED.insert(&datagram(source, destination, headers), &wanted, 0);
+    }
+    Ok(wanted)
+}
+
+#[inline(always)]
+fn datagram(source: [u8; 16], destination: [u8; 16], headers: &Headers) -> Datagram {
+    Datagram {
+        source,
+        destination,
+        identification: headers.identification,
+        protocol: headers.protocol,
+    }
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@
 //! | [`correlate`] | joins sightings of one packet into a trajectory |
 //! | [`expect`] | which hops a packet should have shown, why one is missing, the verdict |
 //! | [`drops`] | the kernel's drop reasons, and what to look at |
+//! | [`icmp`] | ICMP errors by name |
 //! | [`order`] | the order of hops on one clock and between clocks |
 //! | [`rewrite`] | what NAT may do to a packet, checked against the inventory |
 

@@ -302,13 +302,13 @@ fn changes(before: &Hop, hop: &Hop, directory: &(impl Directory + ?Sized)) -> Ve
     let (old, new) = (&before.packet, &hop.packet);
     let mut parts = Vec::new();
     let (from, to) = (Endpoint::destination(old), Endpoint::destination(new));
-    if from != to {
+    if !from.may_be(to) {
         let judged = rewrite::judge_destination(directory, new.protocol, from, to, hop.time_ns);
         let name = judged.rewrite().map_or("destination", rewrite::Rewrite::name);
         parts.push(format!("{name} {from} -> {to}"));
     }
     let (from, to) = (Endpoint::source(old), Endpoint::source(new));
-    if from != to {
+    if !from.may_be(to) {
         let judged = rewrite::judge_source(directory, new.protocol, from, to, hop.time_ns);
         let name = judged.rewrite().map_or("source", rewrite::Rewrite::name);
         parts.push(format!("{name} {from} -> {to}"));

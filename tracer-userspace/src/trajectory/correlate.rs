@@ -8,7 +8,8 @@
 //!
 //! **A packet passes a point once.** Seen there again it is another packet: a retransmission if sender's
 //! timestamp or IPv4 id differ, else a packet with the same content. Among several such the oldest that lacks the
-//! point takes the sighting, since devices keep order; if one of them ends incomplete, all say ambiguous.
+//! point takes the sighting, since devices keep order. What lies between two nodes may not: if several were there
+//! together, or one of them ends incomplete, all say ambiguous.
 //!
 //! **Unit.** A packet as first seen on its way is one trajectory. Its hops may be cut into segments; a hop where
 //! it was merged with others stands in the trajectory of each.
@@ -21,6 +22,7 @@
 mod assemble;
 mod dropped;
 mod finish;
+mod fragments;
 mod history;
 mod index;
 mod join;
@@ -36,6 +38,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::trajectory::correlate::dropped::Drops;
+use crate::trajectory::correlate::fragments::datagram_of;
 use crate::trajectory::correlate::history::History;
 use crate::trajectory::correlate::index::{Content, Index};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
@@ -258,6 +261,7 @@ impl<D: Directory> Correlator<D> {
         match Content::of(&sighting.packet, self.hash) {
             Content::Whole { key } => self.push_whole(sighting, key),
             Content::Bytes { key, range } => self.push_bytes(sighting, key, range),
+            Content::Fragment { key, range } => self.push_fragment(sighting, key, range),
         }
     }
 
@@ -342,11 +346,14 @@ impl<D: Directory> Correlator<D> {
     fn unlink(&mut self, slot: u32) {
         let Some(open) = self.slots[slot as usize].as_ref() else { return };
         let Some(first) = open.segments.first() else { return };
-        if first.sighting.packet.protocol == 6 && open.by_range {
+        if open.in_stream {
             self.index.remove_bytes(open.key, open.range, slot);
             return;
         }
         self.index.remove_whole(open.key, slot);
+        if let Some((datagram, _)) = datagram_of(&first.sighting.packet, self.hash) {
+            self.index.remove_datagram(datagram, slot);
+        }
         if open.by_range
             && let Some(packet) =
                 open.segments.iter().map(|segment| &segment.sighting.packet).find(|p| p.gso_segments > 1)

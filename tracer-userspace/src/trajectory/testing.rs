@@ -120,6 +120,14 @@ impl World {
         self.device(node, device, "dummy", DeviceRole::Other, None, None);
     }
 
+    /// A NodePort: an address of a node that leads to endpoints.
+    pub(crate) fn node_port(&mut self, address: (&str, u16), endpoint: (&str, u16)) {
+        for protocol in [6, 17] {
+            let (from, to) = ((ip(address.0), address.1), (ip(endpoint.0), endpoint.1));
+            self.book.translations.insert((protocol, from, to));
+        }
+    }
+
     pub(crate) fn service(&mut self, name: &str, address: (&str, u16), endpoints: &[(&str, u16)]) {
         let service = ServiceRef { namespace: "default".to_owned(), name: name.to_owned() };
         self.book.owners.insert(ip(address.0), Owner::Service(Arc::new(service)));
@@ -345,6 +353,27 @@ pub(crate) fn icmp_error(from: &str, about: &Packet, kind: u8, code: u8) -> Pack
         mtu: (code == 4).then_some(1400),
     });
     stamp(error)
+}
+
+/// The fragments of a datagram, with `size` bytes behind the IP header in each but the last.
+pub(crate) fn fragments(datagram: &Packet, size: u16) -> Vec<Packet> {
+    let total = datagram.payload_length + 8;
+    (0..total)
+        .step_by(size.into())
+        .map(|offset| {
+            let mut fragment = datagram.clone();
+            let length = u32::from(size).min(total - offset);
+            fragment.fragment = Some((offset as u16, offset + length < total));
+            fragment.payload_length = if offset == 0 { length - 8 } else { length };
+            if offset != 0 {
+                fragment.ports = None;
+                fragment.icmp = fragment.icmp.map(|_| IcmpHeader { kind: 0, code: 0, identifier: 0 });
+                fragment.sequence = 0;
+            }
+            fragment.window = 0;
+            stamp(fragment)
+        })
+        .collect()
 }
 
 /// Computes the fingerprint from what tracer-common's covers.

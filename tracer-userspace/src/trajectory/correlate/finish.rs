@@ -1,11 +1,12 @@
 //! When a packet is finished, and what is said of it then.
 
 use crate::trajectory::correlate::assemble::{self, Context, Judged};
+use crate::trajectory::correlate::history::Passage;
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::correlate::{Correlator, Done, FollowScope};
 use crate::trajectory::model::{Directory, Owner, Trajectory};
-use crate::trajectory::order::{NIC_OUT, POD_IN, Stage};
+use crate::trajectory::order::{NIC_OUT, POD_IN, POD_OUT, Stage};
 
 impl<D: Directory> Correlator<D> {
     /// Closes the packet at once if its last hop was seen and nothing is missing.
@@ -25,7 +26,13 @@ impl<D: Directory> Correlator<D> {
             return;
         }
         let nothing_missing = judged.expectation.missing().next().is_none();
-        if !nothing_missing || judged.points(open).any(|point| self.topology.has_other(&point.node)) {
+        // Hops before the first one may be told late: an answer of a Service begins under another address.
+        let has_beginning = judged.points(open).next().map(Stage::of) == Some(POD_OUT);
+        if !nothing_missing
+            || !has_beginning
+            || open.is_mistakable()
+            || judged.points(open).any(|point| self.topology.has_other(&point.node))
+        {
             self.settled.push(handle);
             return;
         }
@@ -185,8 +192,8 @@ impl<D: Directory> Correlator<D> {
                 }
             }
         }
+        self.history.finished(open.serial, open.segments.iter().map(Passage::of));
         for unit in judged {
-            self.history.finished(open.serial, unit.passages(&open));
             unit.teach(&open, &mut self.learnt);
             let Some(follows) = self.wanted(&open) else {
                 self.counters.unrelated += 1;

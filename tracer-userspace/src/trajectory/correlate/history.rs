@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 
-use crate::trajectory::correlate::open::Handle;
+use crate::trajectory::correlate::open::{Handle, Segment};
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::hash::FastState;
 use crate::trajectory::model::{Packet, PointId, Quote, Sighting};
@@ -38,9 +38,6 @@ const MAX_PASSAGES: usize = 1 << 19;
 pub(super) struct Kin {
     pub(super) handle: Handle,
     pub(super) relation: Relation,
-    /// Where and when the other was first recorded.
-    pub(super) point: PointId,
-    pub(super) time_ns: u64,
 }
 
 /// What the same bytes make of two packets.
@@ -88,8 +85,6 @@ struct Sent {
     before: u64,
     handle: Handle,
     fingerprint: u64,
-    time_ns: u64,
-    point: PointId,
     /// TCP: sequence space. UDP: payload from 0. Others: sequence number, empty.
     range: Range,
     timestamp: Option<u32>,
@@ -107,8 +102,6 @@ impl Sent {
             before,
             handle,
             fingerprint: packet.fingerprint,
-            time_ns: sighting.time_ns,
-            point: sighting.point.id,
             range: occupied(packet),
             timestamp: packet.tcp_timestamps.map(|(value, _)| value),
             identification: packet.identification,
@@ -119,7 +112,7 @@ impl Sent {
     }
 
     fn kin(&self, relation: Relation) -> Kin {
-        Kin { handle: self.handle, relation, point: self.point, time_ns: self.time_ns }
+        Kin { handle: self.handle, relation }
     }
 }
 
@@ -190,7 +183,7 @@ impl History {
         self.finished.of(serial).map(|packet| packet.id).filter(|id| *id != 0)
     }
 
-    /// Remembers where a finished packet passed, as far as its units are told one after the other.
+    /// Remembers where a finished packet passed.
     pub(super) fn finished(&mut self, serial: u64, passages: impl Iterator<Item = Passage>) {
         self.finished.add_passages(serial, passages);
     }
@@ -335,12 +328,25 @@ struct FinishedPacket {
     passages: u32,
 }
 
-/// A packet at a point.
+/// Bytes of a packet at a point.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Passage {
     pub(super) point: PointId,
     /// In the point's clock, nanoseconds.
     pub(super) time_ns: u64,
+    pub(super) range: Range,
+}
+
+impl Passage {
+    pub(super) fn of(segment: &Segment) -> Self {
+        let sighting = &segment.sighting;
+        Self { point: sighting.point.id, time_ns: sighting.time_ns, range: segment.range }
+    }
+
+    /// Whether both show some of the same bytes at the same point.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        self.point == other.point && self.range.overlaps(other.range)
+    }
 }
 
 impl Finished {

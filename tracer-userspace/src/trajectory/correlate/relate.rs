@@ -1,7 +1,7 @@
 //! What packets have to do with each other: retransmissions, copies that the network made, and ICMP errors with the
 //! packets that they quote.
 
-use crate::trajectory::correlate::history::{Kin, Quoted, Relation};
+use crate::trajectory::correlate::history::{Kin, Passage, Quoted, Relation};
 use crate::trajectory::correlate::open::{Handle, Open};
 use crate::trajectory::correlate::{Correlator, Done};
 use crate::trajectory::icmp;
@@ -24,9 +24,6 @@ impl<D: Directory> Correlator<D> {
     /// Notes under which addresses a packet went, and which others have its bytes. Records may come out of order, so
     /// both sides are told.
     pub(super) fn note_kin(&mut self, handle: Handle, segment: usize) {
-        let Some(open) = self.get(handle) else { return };
-        let Some(sighting) = open.segments.get(segment).map(|segment| &segment.sighting) else { return };
-        let (point, time_ns) = (sighting.point.id, sighting.time_ns);
         // Borrows of two fields.
         let Self { history, slots, .. } = self;
         let sighting = slots[handle.slot as usize]
@@ -34,7 +31,7 @@ impl<D: Directory> Correlator<D> {
             .and_then(|open| open.segments.get(segment))
             .map(|segment| &segment.sighting);
         let Some(kin) = sighting.and_then(|sighting| history.note(sighting, handle)) else { return };
-        let back = Kin { handle, relation: kin.relation, point, time_ns };
+        let back = Kin { handle, relation: kin.relation };
         for (to, kin) in [(handle, kin), (kin.handle, back)] {
             if let Some(open) = self.get_mut(to)
                 && open.kin.len() < MAX_KIN
@@ -49,7 +46,7 @@ impl<D: Directory> Correlator<D> {
     pub(super) fn earlier(&self, open: &Open, trajectory: &Trajectory) -> Option<Earlier> {
         let mut latest: Option<Earlier> = None;
         for kin in &open.kin {
-            let Some((hop, after_ns)) = self.first_common_hop(kin, &trajectory.hops) else { continue };
+            let Some((hop, after_ns)) = self.first_common_hop(kin, open, &trajectory.hops) else { continue };
             let is_told = match kin.relation {
                 Relation::Retransmission | Relation::Copy { proven: true } => true,
                 Relation::Copy { proven: false } => is_made_on_the_way(trajectory, hop),
@@ -61,32 +58,21 @@ impl<D: Directory> Correlator<D> {
         latest
     }
 
-    /// The first hop that another packet passed before, and how long before.
-    fn first_common_hop(&self, kin: &Kin, hops: &[Hop]) -> Option<(usize, u64)> {
-        let other = self.get(kin.handle);
-        hops.iter()
-            .enumerate()
-            .find_map(|(index, hop)| {
-                let there = match other {
-                    None => self
-                        .history
-                        .passages_of(kin.handle.serial)
-                        .filter(|passage| passage.point == hop.point.id)
-                        .map(|passage| passage.time_ns)
-                        .min()
-                        .or((kin.point == hop.point.id).then_some(kin.time_ns)),
-                    Some(open) => open
-                        .segments
-                        .iter()
-                        .map(|segment| &segment.sighting)
-                        .filter(|sighting| sighting.point.id == hop.point.id)
-                        .map(|sighting| sighting.time_ns)
-                        .min(),
-                };
-                there
-                    .map(|time_ns| (index, hop.time_ns.checked_sub(time_ns).filter(|after_ns| *after_ns > 0)))
-            })
-            .and_then(|(index, after_ns)| after_ns.map(|after_ns| (index, after_ns)))
+    /// The first hop that another packet had passed before with some of the same bytes, and how long before.
+    fn first_common_hop(&self, kin: &Kin, open: &Open, hops: &[Hop]) -> Option<(usize, u64)> {
+        let there: Vec<Passage> = match self.get(kin.handle) {
+            Some(other) => other.segments.iter().map(Passage::of).collect(),
+            None => self.history.passages_of(kin.handle.serial).collect(),
+        };
+        let (index, here, there) = hops.iter().enumerate().find_map(|(index, hop)| {
+            let here = open.segments.iter().map(Passage::of).filter(|passage| passage.point == hop.point.id);
+            let meetings = here.filter_map(|here| {
+                let others = there.iter().filter(|there| there.meets(&here)).map(|there| there.time_ns);
+                others.min().map(|there| (index, here.time_ns, there))
+            });
+            meetings.min()
+        })?;
+        here.checked_sub(there).filter(|after_ns| *after_ns > 0).map(|after_ns| (index, after_ns))
     }
 
     /// The packet that an ICMP error quotes. Both may have been translated, so it is looked for as the error was at

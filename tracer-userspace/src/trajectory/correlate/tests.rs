@@ -1,6 +1,9 @@
 mod datapaths;
 mod dropped;
 mod encrypted;
+mod fragments;
 mod identity;
+mod nat;
+mod random;
 mod relations;
 mod verdicts;
