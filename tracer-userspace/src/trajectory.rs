@@ -7,6 +7,7 @@
 //! | [`clock`] | what the clocks of two machines differ by, from the packets between them |
 //! | [`expect`] | which hops a packet should have shown, why one is missing, the verdict |
 //! | [`drops`] | the kernel's drop reasons, and what to look at |
+//! | [`icmp`] | ICMP errors by name |
 //! | [`order`] | the order of hops on one clock and between clocks |
 //! | [`rewrite`] | what NAT may do to a packet, checked against the inventory |
 
@@ -15,6 +16,7 @@ pub mod correlate;
 pub mod drops;
 pub mod expect;
 mod hash;
+pub mod icmp;
 pub mod model;
 pub mod order;
 mod recent;
