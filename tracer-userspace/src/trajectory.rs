@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`model`] | the words: observation point, hop, leg, trajectory, verdict |
 //! | [`correlate`] | joins sightings of one packet into a trajectory |
+//! | [`exchange`] | ties requests and answers together, and says where the time went |
 //! | [`expect`] | which hops a packet should have shown, why one is missing, the verdict |
 //! | [`order`] | the order of hops on one clock and between clocks |
 //! | [`rewrite`] | what NAT may do to a packet, checked against the inventory |
 
 pub mod correlate;
+pub mod exchange;
 pub mod expect;
 mod hash;
 pub mod model;
