@@ -142,11 +142,12 @@ impl Joining {
     }
 
     fn tell(&mut self, finished: Vec<Trajectory>) -> Result<(), Failure> {
+        self.teller.tell_exchanges(self.judged_ns)?;
         for trajectory in finished {
             if self.teller.is_enough() {
                 break;
             }
-            self.teller.tell(&trajectory)?;
+            self.teller.tell(trajectory)?;
             self.last_told = Instant::now();
         }
         self.teller.flush()

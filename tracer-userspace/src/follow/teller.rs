@@ -1,4 +1,7 @@
-//! Where finished trajectories go: text or JSON on stdout, and the summary at the end.
+//! Where finished trajectories go: as they are, tied to exchanges, and into the summary at the end; as text or JSON.
+//!
+//! Text shows an exchange when it has ended or nothing came for a second, whole and not line by line: packets of several
+//! exchanges come interleaved, and what a ladder says needs its rows to stand together. JSON has every packet at once.
 
 use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
@@ -13,8 +16,9 @@ use crate::cli::{FollowArgs, Format};
 pub use crate::output::summary::StreamEnd;
 use crate::output::summary::{LossTotals, Summary};
 use crate::output::text::Style;
-use crate::output::{json, text};
+use crate::output::{json, ladder, text};
 use crate::trajectory::correlate::Counters;
+use crate::trajectory::exchange::{Config, Exchanges, Finding};
 use crate::trajectory::model::{ClockId, Trajectory};
 
 /// See the module.
@@ -25,6 +29,9 @@ pub struct Teller {
     names: Names,
     /// To be added to times of a clock.
     wall_clocks: HashMap<ClockId, i128>,
+    exchanges: Exchanges,
+    /// Ladders, and JSON of exchanges, are wanted.
+    ties: bool,
     summary: Summary,
     told: u64,
     most: Option<u64>,
@@ -46,6 +53,8 @@ impl Teller {
             style: Style { colour: wants_color(args.color) },
             names,
             wall_clocks: HashMap::new(),
+            exchanges: Exchanges::new(Config::default()),
+            ties: !args.packets && !args.quiet,
             summary: Summary::default(),
             told: 0,
             most: args.count,
@@ -71,21 +80,33 @@ impl Teller {
         self.most.is_some_and(|most| self.told >= most)
     }
 
-    /// Tells one, unless only the summary was asked for; [`Teller::flush`] shows it.
+    /// Tells one, by itself or, later, with its exchange, unless only the summary was asked for; [`Teller::flush`] shows it.
     ///
     /// # Errors
     /// The output cannot be written.
-    pub fn tell(&mut self, trajectory: &Trajectory) -> Result<(), Failure> {
-        self.summary.add(trajectory);
+    pub fn tell(&mut self, trajectory: Trajectory) -> Result<(), Failure> {
+        self.summary.add(&trajectory);
         self.told += 1;
-        if self.quiet {
-            return Ok(());
-        }
-        let wall_clocks = &self.wall_clocks;
-        let wall_clock = |clock: ClockId, time_ns: u64| {
-            let offset_ns = wall_clocks.get(&clock).copied().unwrap_or_default();
-            u64::try_from(i128::from(time_ns) + offset_ns).unwrap_or_default()
+        let at_once = match self.format {
+            Format::Json => !self.quiet,
+            Format::Text => !self.quiet && !self.ties,
         };
+        if at_once {
+            self.tell_packet(&trajectory)?;
+        }
+        self.follow_exchanges(|exchanges, emit| exchanges.push(trajectory, emit))
+    }
+
+    /// Tells the exchanges that have ended or paused at `now_ns`, the time up to which packets were judged.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub fn tell_exchanges(&mut self, now_ns: u64) -> Result<(), Failure> {
+        self.follow_exchanges(|exchanges, emit| exchanges.advance(now_ns, emit))
+    }
+
+    fn tell_packet(&mut self, trajectory: &Trajectory) -> Result<(), Failure> {
+        let wall_clock = wall_clock(&self.wall_clocks);
         match self.format {
             Format::Text => {
                 text::write_trajectory(&mut self.out, trajectory, &self.names, &wall_clock, self.style)?;
@@ -96,6 +117,39 @@ impl Teller {
         Ok(())
     }
 
+    /// Lets `step` change the exchanges and tells what it gives.
+    fn follow_exchanges(
+        &mut self,
+        step: impl FnOnce(&mut Exchanges, &mut dyn FnMut(Finding<'_>)),
+    ) -> Result<(), Failure> {
+        let Self { exchanges, out, names, wall_clocks, summary, format, style, ties, .. } = self;
+        let wall_clock = wall_clock(wall_clocks);
+        let mut written = Ok(());
+        step(exchanges, &mut |finding| {
+            if let Finding::Exchange(exchange) = finding {
+                summary.add_exchange(exchange);
+            }
+            if !*ties || written.is_err() {
+                return;
+            }
+            written = match (finding, *format) {
+                (Finding::Exchange(exchange), Format::Text) => {
+                    ladder::write_exchange(out, exchange, names, &wall_clock, *style)
+                }
+                (Finding::Exchange(exchange), Format::Json) => {
+                    json::write_exchange(out, exchange, names, &wall_clock)
+                }
+                (Finding::Lone(trajectory), Format::Text) => {
+                    text::write_trajectory(out, trajectory, names, &wall_clock, *style)
+                        .and_then(|()| writeln!(out))
+                }
+                // It was told when it came.
+                (Finding::Lone(_), Format::Json) => Ok(()),
+            };
+        });
+        Ok(written?)
+    }
+
     /// Shows what was told.
     ///
     /// # Errors
@@ -104,7 +158,7 @@ impl Teller {
         Ok(self.out.flush()?)
     }
 
-    /// Ends with the figures of the run.
+    /// Ends with the exchanges that are still open and the figures of the run.
     ///
     /// # Errors
     /// The output cannot be written.
@@ -115,6 +169,7 @@ impl Teller {
         correlator: &Counters,
         streams: &[StreamEnd],
     ) -> Result<(), Failure> {
+        self.follow_exchanges(Exchanges::finish)?;
         let hooks: Vec<_> =
             Outcome::ALL.iter().map(|outcome| (outcome.name(), outcomes.get(*outcome))).collect();
         let totals = LossTotals {
@@ -130,5 +185,13 @@ impl Teller {
             Format::Json => self.summary.write_json(&mut self.out, &hooks, &totals, streams)?,
         }
         self.flush()
+    }
+}
+
+/// Times of clocks as nanoseconds since the Unix epoch.
+fn wall_clock(offsets_ns: &HashMap<ClockId, i128>) -> impl Fn(ClockId, u64) -> u64 {
+    move |clock, time_ns| {
+        let offset_ns = offsets_ns.get(&clock).copied().unwrap_or_default();
+        u64::try_from(i128::from(time_ns) + offset_ns).unwrap_or_default()
     }
 }

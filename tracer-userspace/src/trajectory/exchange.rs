@@ -34,6 +34,8 @@ pub mod times;
 mod tuple;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use collect::{Config, Counters, Exchanges, Finding};

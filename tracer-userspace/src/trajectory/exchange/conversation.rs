@@ -378,12 +378,15 @@ impl Exchange {
         measure(&asked, &answered)
     }
 
+    /// Until the connection stood or was refused.
     fn measure_handshake(&self) -> Option<Times> {
+        const SYN: u8 = 0x02;
+        const RST: u8 = 0x04;
+        let refusal = self.outcome == Outcome::Refused;
         let with_syn = |from_requester: bool| {
             let members = self.members.iter().filter(move |member| member.from_requester == from_requester);
-            members.filter_map(|member| Some((member, tcp_of(member.packet()?)?))).filter(|(_, packet)| {
-                const SYN: u8 = 0x02;
-                packet.tcp_flags & SYN != 0
+            members.filter_map(|member| Some((member, tcp_of(member.packet()?)?))).filter(move |(_, packet)| {
+                packet.tcp_flags & SYN != 0 || (refusal && !from_requester && packet.tcp_flags & RST != 0)
             })
         };
         measure(&in_order_of_sending(with_syn(true)), &in_order_of_sending(with_syn(false))).ok()

@@ -169,7 +169,7 @@ pub struct Exchange {
     /// `None` while more may come.
     pub ending: Option<Ending>,
     pub outcome: Outcome,
-    /// From the requester's first SYN to the SYN ACK; `None` if either was not seen.
+    /// From the requester's first SYN to the SYN ACK or, if refused, the reset; `None` if either was not seen.
     pub handshake: Option<Times>,
     /// From the request's last byte to the answer's first.
     pub times: Result<Times, NoTimes>,

@@ -131,9 +131,9 @@ pub fn measure(asked: &[&Trajectory], answered: &[&Trajectory]) -> Result<Times,
     let total_ns = end.time_ns.checked_sub(start.time_ns).ok_or(NoTimes::Inconsistent)?;
 
     let parts = Parts::of(start, end, arrived_there, first_answered, arrived_back);
-    let resent_ns = parts.as_ref().map_or(0, |parts| parts.resent_ns(start));
-    let split = parts.ok_or(NoSplit::OtherEndNotObserved).and_then(|parts| parts.split(total_ns, resent_ns));
-    Ok(Times { total_ns, resent_ns, split })
+    let resent = parts.as_ref().map_or((0, 0), |parts| parts.resent_ns(start));
+    let split = parts.ok_or(NoSplit::OtherEndNotObserved).and_then(|parts| parts.split(total_ns, resent));
+    Ok(Times { total_ns, resent_ns: resent.0 + resent.1, split })
 }
 
 fn first_to_arrive<'a>(sent: &[&'a Trajectory]) -> Option<&'a Trajectory> {
@@ -202,14 +202,14 @@ impl<'a> Parts<'a> {
             .then_some(Self { there, back, there_from, there_to, back_from, back_to, left })
     }
 
-    /// Until question and answer that arrived were sent, since they were sent first.
-    fn resent_ns(&self, start: &Hop) -> u64 {
+    /// Until question and answer that arrived were sent, since they were sent first; each in its sender's clock.
+    fn resent_ns(&self, start: &Hop) -> (u64, u64) {
         let question = self.there.hops[self.there_from].time_ns.saturating_sub(start.time_ns);
         let answer = self.back.hops[self.back_from].time_ns.saturating_sub(self.left.time_ns);
-        question + answer
+        (question, answer)
     }
 
-    fn split(&self, total_ns: u64, resent_ns: u64) -> Result<Split, NoSplit> {
+    fn split(&self, total_ns: u64, resent_ns: (u64, u64)) -> Result<Split, NoSplit> {
         let arrival = &self.there.hops[self.there_to];
         let stay_ns = self.left.time_ns.checked_sub(arrival.time_ns).ok_or(NoSplit::Inconsistent)?;
         let point = Arc::clone(&arrival.point);
@@ -221,26 +221,28 @@ impl<'a> Parts<'a> {
 
         let there = Path::between(self.there, self.there_from, self.there_to);
         let back = Path::between(self.back, self.back_from, self.back_to);
-        let measured_ns = stay_ns + resent_ns;
+        let elsewhere_ns = stay_ns + resent_ns.1;
+        let measured_ns = elsewhere_ns + resent_ns.0;
         if let (Some(there_ns), Some(back_ns)) = (there.whole_ns, back.whole_ns) {
             let paths_ns = total_ns.checked_sub(measured_ns).ok_or(NoSplit::Inconsistent)?;
             let exact = |ns| Latency::Exact { ns };
             return Ok(Split { there: exact(there_ns), stay_ns, turn, back: exact(back_ns), paths: exact(paths_ns) });
         }
-        let slack_ns = measured_ns.div_ceil(RATE_DIFFERENCE);
+        let slack_ns = elsewhere_ns.div_ceil(RATE_DIFFERENCE);
         let paths_ns = (total_ns + slack_ns).checked_sub(measured_ns).ok_or(NoSplit::Inconsistent)?;
         // The wires, both ways, at most.
         let wires_ns = paths_ns.checked_sub(there.known_ns + back.known_ns).ok_or(NoSplit::Inconsistent)?;
         let (low, high) = wire_there(wires_ns, 2 * slack_ns, there.wire, back.wire);
+        let there = (there.known_ns + low, there.known_ns + high);
+        let least_back_ns = back.known_ns + wires_ns.saturating_sub(high + 2 * slack_ns);
+        let back = (least_back_ns, back.known_ns + wires_ns - low);
+        let both = (paths_ns.saturating_sub(2 * slack_ns).max(there.0 + back.0), paths_ns.min(there.1 + back.1));
         Ok(Split {
-            there: interval(there.known_ns + low, there.known_ns + high),
+            there: interval(there),
             stay_ns,
             turn,
-            back: interval(
-                back.known_ns + wires_ns.saturating_sub(high + 2 * slack_ns),
-                back.known_ns + wires_ns.saturating_sub(low),
-            ),
-            paths: Latency::Estimated { ns: paths_ns.saturating_sub(slack_ns), error_ns: slack_ns },
+            back: interval(back),
+            paths: interval((both.0.min(both.1), both.1)),
         })
     }
 }
@@ -283,8 +285,8 @@ fn wire_there(
     back: Option<(u64, u64)>,
 ) -> (u64, u64) {
     let (mut low, mut high) = (0, both_ns);
-    let of_the_way_back = back.map(|(least, most)| {
-        (both_ns.saturating_sub(most.saturating_add(slack_ns)), both_ns.saturating_sub(least))
+    let of_the_way_back = back.filter(|(least, _)| *least <= both_ns).map(|(least, most)| {
+        (both_ns.saturating_sub(most.saturating_add(slack_ns)), both_ns - least)
     });
     for (least, most) in [there, of_the_way_back].into_iter().flatten() {
         if least.max(low) <= most.min(high) {
@@ -294,7 +296,7 @@ fn wire_there(
     (low, high)
 }
 
-fn interval(low: u64, high: u64) -> Latency {
+fn interval((low, high): (u64, u64)) -> Latency {
     let error_ns = (high - low).div_ceil(2);
     Latency::Estimated { ns: low + error_ns, error_ns }
 }
