@@ -65,13 +65,11 @@ fn write_header(
     wall_clock: WallClock<'_>,
     style: Style,
 ) -> io::Result<()> {
-    let first = exchange.members.first().and_then(|member| member.trajectory.hops.first());
-    let at_ns = first.map_or(0, |hop| hop.time_ns);
-    let time = match (exchange.start_ns(), first) {
-        (Some(start_ns), _) => wall_time(wall_clock(exchange.clock, start_ns)),
-        (None, Some(hop)) => wall_time(wall_clock(hop.point.clock, hop.time_ns)),
-        (None, None) => String::new(),
-    };
+    let first = exchange.members.first().and_then(|member| member.trajectory.beginning());
+    let at_ns = first.map_or(0, |(_, _, time_ns)| time_ns);
+    let begin = exchange.start_ns().map(|start_ns| (exchange.clock, start_ns));
+    let begin = begin.or(first.map(|(_, clock, time_ns)| (clock, time_ns)));
+    let time = begin.map_or_else(String::new, |(clock, time_ns)| wall_time(wall_clock(clock, time_ns)));
     let number = style.strong(&format!("exchange {}", exchange.id));
     let continued = if exchange.told > 0 { ", continued" } else { "" };
     let previous =
@@ -141,8 +139,11 @@ fn write_fold(out: &mut impl Write, folded: &mut Vec<&Member>, style: Style) -> 
             None => kinds.push((member.role, 1)),
         }
     }
-    let bytes: u64 =
-        folded.iter().filter_map(|member| member.packet()).map(|packet| u64::from(packet.payload_length)).sum();
+    let bytes: u64 = folded
+        .iter()
+        .filter_map(|member| member.packet())
+        .map(|packet| u64::from(packet.payload_length))
+        .sum();
     let kinds: Vec<_> = kinds.iter().map(|(role, count)| format!("{count} {}", role.name())).collect();
     let text = format!("... {} more, delivered: {}; {bytes} bytes", folded.len(), kinds.join(", "));
     folded.clear();
@@ -197,7 +198,8 @@ fn remarks(trajectory: &Trajectory) -> Vec<String> {
         }
         Verdict::Lost { after, expected } => {
             let hop = trajectory.hops.iter().rfind(|hop| hop.point.id == *after);
-            let place = hop.map_or_else(String::new, |hop| format!(" after {}", expect::describe(&hop.point)));
+            let place =
+                hop.map_or_else(String::new, |hop| format!(" after {}", expect::describe(&hop.point)));
             lines.push(format!("x lost{place}; next should have been {expected}"));
         }
         Verdict::Unknown { reason } => lines.push(format!("? {reason}")),
@@ -207,12 +209,7 @@ fn remarks(trajectory: &Trajectory) -> Vec<String> {
     lines
 }
 
-fn write_footer(
-    out: &mut impl Write,
-    exchange: &Exchange,
-    fresh: &[Member],
-    style: Style,
-) -> io::Result<()> {
+fn write_footer(out: &mut impl Write, exchange: &Exchange, fresh: &[Member], style: Style) -> io::Result<()> {
     for line in times(exchange, style) {
         writeln!(out, "    {line}")?;
     }
@@ -230,7 +227,8 @@ fn write_footer(
         }
     );
     if exchange.left_out > 0 {
-        line += &format!("; {} not shown: too many for one exchange", count(exchange.left_out, "further packet"));
+        line +=
+            &format!("; {} not shown: too many for one exchange", count(exchange.left_out, "further packet"));
     }
     writeln!(out, "    {line}")
 }
@@ -253,7 +251,8 @@ fn times(exchange: &Exchange, style: Style) -> Vec<String> {
             lines.push(format!("{}, time unknown ({})", style.good("answered"), why.reason()));
         }
         (Outcome::Unanswered, _) => {
-            let so_far = if exchange.ending.is_none() { "no answer so far" } else { NoTimes::NoAnswer.reason() };
+            let so_far =
+                if exchange.ending.is_none() { "no answer so far" } else { NoTimes::NoAnswer.reason() };
             lines.push(style.doubtful(so_far));
         }
         (Outcome::Reset, _) => lines.push(style.bad("reset before an answer")),

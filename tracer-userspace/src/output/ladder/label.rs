@@ -39,7 +39,9 @@ pub(super) fn label(exchange: &Exchange, member: &Member) -> String {
         (_, _, false) => "answer",
     };
     let number = match (exchange.kind, member.role) {
-        (_, Role::Fragment) => packet.fragment.map_or_else(String::new, |(offset, _)| format!(" at {offset}")),
+        (_, Role::Fragment) => {
+            packet.fragment.map_or_else(String::new, |(offset, _)| format!(" at {offset}"))
+        }
         (Kind::Echo, _) => format!(" {}", packet.sequence),
         (Kind::Dns, _) => format!(" {:#06x}", packet.sequence),
         _ => String::new(),

@@ -31,8 +31,7 @@ pub(super) struct Stop {
 impl Lanes {
     pub(super) fn of(exchange: &Exchange, directory: &(impl Directory + ?Sized)) -> Self {
         let at_ns = exchange.start_ns().unwrap_or_default();
-        let owners =
-            [exchange.requester, exchange.responder].map(|end| directory.owner(end.address, at_ns));
+        let owners = [exchange.requester, exchange.responder].map(|end| directory.owner(end.address, at_ns));
         let is_end = |name: &str, owner: &Owner| matches!(owner, Owner::Node(node) if **node == *name);
         let mut names = vec![name(&owners[0], exchange.requester)];
         let mut nodes = Vec::new();

@@ -111,13 +111,13 @@ impl Exchanges {
     /// Takes in a trajectory.
     pub fn push(&mut self, trajectory: Trajectory, emit: &mut dyn FnMut(Finding<'_>)) {
         let keys = tuple::keys(&trajectory);
-        let Some(first) = trajectory.hops.first().filter(|_| !keys.is_empty()) else {
+        let Some((first, ..)) = trajectory.beginning().filter(|_| !keys.is_empty()) else {
             self.counters.lone += 1;
             emit(Finding::Lone(&trajectory));
             return;
         };
         let mut found = self.find(&keys);
-        let begins = (first.packet.protocol == tuple::TCP && is_syn(&first.packet)).then_some(first.packet.sequence);
+        let begins = (first.protocol == tuple::TCP && is_syn(first)).then_some(first.sequence);
         if let Some((id, _)) = found
             && begins.is_some()
             && self.conversations.get(&id).is_some_and(|known| known.is_older_than(begins))
@@ -127,9 +127,9 @@ impl Exchanges {
             found = None;
         }
         let (id, from_requester) = found.unwrap_or_else(|| {
-            let asks = is_from_requester(&first.packet);
+            let asks = is_from_requester(first);
             self.last_conversation += 1;
-            self.conversations.insert(self.last_conversation, Conversation::new(&first.packet));
+            self.conversations.insert(self.last_conversation, Conversation::new(first));
             (self.last_conversation, asks)
         });
         self.remember(id, &keys, from_requester);
@@ -296,7 +296,9 @@ impl Exchanges {
     }
 
     fn make_room(&mut self, emit: &mut dyn FnMut(Finding<'_>)) {
-        while self.conversations.len() > self.config.max_conversations || self.packets > self.config.max_packets {
+        while self.conversations.len() > self.config.max_conversations
+            || self.packets > self.config.max_packets
+        {
             let Some(&(_, oldest)) = self.by_touch.first() else { return };
             self.forget(oldest, Ending::Evicted, emit);
         }

@@ -69,11 +69,11 @@ impl Conversation {
 
     /// Takes in a packet, to be read with others at `until_ns`.
     pub(super) fn hold(&mut self, trajectory: Trajectory, from_requester: bool, until_ns: u64) {
-        if let Some(first) = trajectory.hops.first()
+        if let Some((first, ..)) = trajectory.beginning()
             && from_requester
-            && tcp_of(&first.packet).is_some_and(tcp::is_syn)
+            && tcp_of(first).is_some_and(tcp::is_syn)
         {
-            self.began_with.get_or_insert(first.packet.sequence);
+            self.began_with.get_or_insert(first.sequence);
         }
         self.clocks.learn(&trajectory, from_requester);
         self.waiting.push(Waiting { trajectory, from_requester, until_ns });
@@ -135,20 +135,21 @@ impl Conversation {
         emit: &mut dyn FnMut(Exchange),
         spare: &mut dyn FnMut(&Trajectory),
     ) {
-        let Some(first) = trajectory.hops.first() else { return };
-        let role = self.role(&first.packet, &trajectory, from_requester);
+        let Some((first, first_clock, _)) = trajectory.beginning() else { return };
+        let role = self.role(first, &trajectory, from_requester);
         if role == Role::Request && self.open.as_ref().is_some_and(Open::is_over_for_a_request) {
             self.end(Ending::NextRequest, emit);
         }
         let time_ns = self.clocks.time_ns(&trajectory, from_requester);
-        let clock = self.clocks.requester.unwrap_or(first.point.clock);
+        let clock = self.clocks.requester.unwrap_or(first_clock);
         let (kind, previous) = (self.kind, self.previous);
         let open = self.open.get_or_insert_with(|| {
             *number += 1;
             Open::begin(*number, kind, clock, previous, &trajectory, from_requester)
         });
         open.exchange.bases = self.connection.bases();
-        if open.exchange.clock != clock && open.exchange.members.iter().all(|member| member.time_ns.is_none()) {
+        if open.exchange.clock != clock && open.exchange.members.iter().all(|member| member.time_ns.is_none())
+        {
             open.exchange.clock = clock;
         }
         open.add(Member { trajectory, role, from_requester, time_ns }, spare);
@@ -166,7 +167,11 @@ impl Conversation {
         }
         // A question that is asked again under the same number.
         let is_asked = self.open.as_ref().is_some_and(|open| open.progress.has_request);
-        if is_asked && matches!(self.kind, Kind::Dns | Kind::Echo) { Role::Retransmission } else { Role::Request }
+        if is_asked && matches!(self.kind, Kind::Dns | Kind::Echo) {
+            Role::Retransmission
+        } else {
+            Role::Request
+        }
     }
 
     /// Ends the exchange under way, if there is one.
@@ -212,8 +217,7 @@ impl Open {
     fn add(&mut self, member: Member, spare: &mut dyn FnMut(&Trajectory)) {
         self.follow_progress(&member);
         self.learn_ends(&member);
-        let is_plain =
-            member.trajectory.verdict == Verdict::Delivered && member.role != Role::Retransmission;
+        let is_plain = member.trajectory.verdict == Verdict::Delivered && member.role != Role::Retransmission;
         let members = &mut self.exchange.members;
         if members.len() < if is_plain { MAX_PLAIN } else { MAX_MEMBERS } {
             members.push(member);
@@ -288,20 +292,21 @@ struct Ends {
 impl Ends {
     fn of(trajectory: &Trajectory, from_requester: bool) -> Self {
         let nowhere = Endpoint { address: std::net::Ipv4Addr::UNSPECIFIED.into(), port: None };
-        let (Some(first), Some(last)) = (trajectory.hops.first(), trajectory.hops.last()) else {
+        let Some((first, ..)) = trajectory.beginning() else {
             return Self { requester: nowhere, addressed: nowhere, responder: nowhere };
         };
+        let last = trajectory.hops.last().map_or(first, |hop| &hop.packet);
         if from_requester {
             return Self {
-                requester: Endpoint::source(&first.packet),
-                addressed: Endpoint::destination(&first.packet),
-                responder: Endpoint::destination(&last.packet),
+                requester: Endpoint::source(first),
+                addressed: Endpoint::destination(first),
+                responder: Endpoint::destination(last),
             };
         }
         Self {
-            requester: Endpoint::destination(&last.packet),
-            addressed: Endpoint::source(&last.packet),
-            responder: Endpoint::source(&first.packet),
+            requester: Endpoint::destination(last),
+            addressed: Endpoint::source(last),
+            responder: Endpoint::source(first),
         }
     }
 }
@@ -310,10 +315,12 @@ impl Exchange {
     /// Says what its members mean together.
     pub(super) fn judge(&mut self) {
         let of = |role: Role, from_requester: bool| {
-            let wanted = move |member: &&Member| member.role == role && member.from_requester == from_requester;
+            let wanted =
+                move |member: &&Member| member.role == role && member.from_requester == from_requester;
             self.members.iter().any(|member| wanted(&member))
         };
-        let (has_request, is_reset) = (self.has_payload(true), of(Role::Reset, true) || of(Role::Reset, false));
+        let (has_request, is_reset) =
+            (self.has_payload(true), of(Role::Reset, true) || of(Role::Reset, false));
         let times = self.measure_answer();
         let is_answered = !matches!(times, Err(NoTimes::NoAnswer | NoTimes::NoRequest));
         self.outcome = match (has_request, is_answered) {
@@ -334,15 +341,17 @@ impl Exchange {
 
     /// Members with payload of one side, those that carry it again included.
     fn with_payload(&self, from_requester: bool) -> impl Iterator<Item = (&Member, &Packet)> {
-        self.members.iter().filter(move |member| member.from_requester == from_requester).filter_map(|member| {
-            let packet = member.packet()?;
-            let carries = match member.role {
-                Role::Request | Role::Answer => true,
-                Role::Retransmission => packet.payload_length > 0 || packet.protocol != TCP,
-                _ => false,
-            };
-            carries.then_some((member, packet))
-        })
+        self.members.iter().filter(move |member| member.from_requester == from_requester).filter_map(
+            |member| {
+                let packet = member.packet()?;
+                let carries = match member.role {
+                    Role::Request | Role::Answer => true,
+                    Role::Retransmission => packet.payload_length > 0 || packet.protocol != TCP,
+                    _ => false,
+                };
+                carries.then_some((member, packet))
+            },
+        )
     }
 
     fn measure_answer(&self) -> Result<Times, NoTimes> {
@@ -370,7 +379,8 @@ impl Exchange {
         if !matches!(self.kind, Kind::Dns | Kind::Echo) {
             // Each says something else: the last question before the first answer counts.
             answered.truncate(1);
-            let before = |member: &Member| answered.first().is_some_and(|first| first.id == member.trajectory.id);
+            let before =
+                |member: &Member| answered.first().is_some_and(|first| first.id == member.trajectory.id);
             let place = self.members.iter().position(before).unwrap_or(self.members.len());
             let last = self.members[..place].iter().rfind(|member| member.role == Role::Request);
             asked = last.map(|member| vec![&member.trajectory]).unwrap_or_default();
@@ -385,9 +395,11 @@ impl Exchange {
         let refusal = self.outcome == Outcome::Refused;
         let with_syn = |from_requester: bool| {
             let members = self.members.iter().filter(move |member| member.from_requester == from_requester);
-            members.filter_map(|member| Some((member, tcp_of(member.packet()?)?))).filter(move |(_, packet)| {
-                packet.tcp_flags & SYN != 0 || (refusal && !from_requester && packet.tcp_flags & RST != 0)
-            })
+            members.filter_map(|member| Some((member, tcp_of(member.packet()?)?))).filter(
+                move |(_, packet)| {
+                    packet.tcp_flags & SYN != 0 || (refusal && !from_requester && packet.tcp_flags & RST != 0)
+                },
+            )
         };
         measure(&in_order_of_sending(with_syn(true)), &in_order_of_sending(with_syn(false))).ok()
     }
@@ -396,8 +408,8 @@ impl Exchange {
 /// The sender has one clock, so its packets can be ordered by it. Members are in the order of the requester's.
 fn in_order_of_sending<'a>(members: impl Iterator<Item = (&'a Member, &'a Packet)>) -> Vec<&'a Trajectory> {
     let mut sent: Vec<_> = members.map(|(member, _)| &member.trajectory).collect();
-    let first_clock = sent.first().and_then(|sent| sent.hops.first()).map(|hop| hop.point.clock);
-    let time = |sent: &Trajectory| sent.hops.first().map(|hop| (hop.point.clock, hop.time_ns));
+    let time = |sent: &Trajectory| sent.beginning().map(|(_, clock, time_ns)| (clock, time_ns));
+    let first_clock = sent.first().and_then(|sent| time(sent)).map(|(clock, _)| clock);
     if sent.iter().all(|sent| time(sent).map(|(clock, _)| clock) == first_clock) {
         sent.sort_by_key(|sent| time(sent).map(|(_, time_ns)| time_ns));
     }
@@ -449,18 +461,26 @@ impl Clocks {
 
     /// When the requester's side saw a packet: sent it, or got it.
     fn time_ns(&self, trajectory: &Trajectory, from_requester: bool) -> Option<u64> {
-        self.nearest(trajectory, from_requester).map(|hop| hop.time_ns)
+        let nearest = self.nearest(trajectory, from_requester).map(|hop| hop.time_ns);
+        nearest.or_else(|| {
+            let (_, clock, time_ns) = trajectory.beginning()?;
+            (Some(clock) == self.requester).then_some(time_ns)
+        })
     }
 
     fn nearest<'a>(&self, trajectory: &'a Trajectory, from_requester: bool) -> Option<&'a Hop> {
         let is_own = |hop: &&Hop| Some(hop.point.clock) == self.requester;
-        if from_requester { trajectory.hops.iter().find(is_own) } else { trajectory.hops.iter().rfind(is_own) }
+        if from_requester {
+            trajectory.hops.iter().find(is_own)
+        } else {
+            trajectory.hops.iter().rfind(is_own)
+        }
     }
 
     /// A number that orders packets as the requester saw or, of those that it did not see, about would have seen them.
     fn order_ns(&self, trajectory: &Trajectory, from_requester: bool) -> Option<i128> {
-        if let Some(hop) = self.nearest(trajectory, from_requester) {
-            return Some(hop.time_ns.into());
+        if let Some(time_ns) = self.time_ns(trajectory, from_requester) {
+            return Some(time_ns.into());
         }
         trajectory.hops.iter().rev().find_map(|hop| {
             let (_, ahead) = self.ahead.iter().find(|(clock, _)| *clock == hop.point.clock)?;

@@ -82,7 +82,7 @@ impl Member {
     /// As first seen.
     #[must_use]
     pub fn packet(&self) -> Option<&Packet> {
-        self.trajectory.hops.first().map(|hop| &hop.packet)
+        self.trajectory.beginning().map(|(packet, _, _)| packet)
     }
 }
 

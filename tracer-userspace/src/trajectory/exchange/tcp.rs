@@ -36,7 +36,8 @@ impl Connection {
         let is_reset = packet.tcp_flags & RST != 0;
         let side = &mut self.sides[own];
         if !is_reset {
-            let first = if packet.tcp_flags & SYN == 0 { packet.sequence.wrapping_sub(1) } else { packet.sequence };
+            let first =
+                if packet.tcp_flags & SYN == 0 { packet.sequence.wrapping_sub(1) } else { packet.sequence };
             side.base.get_or_insert(first);
             let end = end_of(packet);
             if side.next.is_none_or(|next| is_before(next, end)) {

@@ -3,8 +3,8 @@
 use crate::trajectory::exchange::{Config, Ending, Exchange, Exchanges, Finding, Role};
 use crate::trajectory::model::{Sighting, Trajectory};
 use crate::trajectory::testing::{
-    ACK, CLUSTER_IP, CURL, Change, HTTPBIN, MS, NODE_1, NODE_2, ROUTED_SERVICE, SECOND, SYN, Step, World, stamp,
-    tcp,
+    ACK, CLUSTER_IP, CURL, Change, HTTPBIN, MS, NODE_1, NODE_2, ROUTED_SERVICE, SECOND, SYN, Step, World,
+    stamp, tcp,
 };
 
 pub(crate) const FIN: u8 = 0x01;
@@ -112,7 +112,10 @@ pub(crate) fn exchanges(world: &World, sightings: Vec<Sighting>) -> Vec<Exchange
 }
 
 /// Pushes all at once and lets time pass; exchanges and lone packets.
-pub(crate) fn of_trajectories(config: Config, trajectories: Vec<Trajectory>) -> (Vec<Exchange>, Vec<Trajectory>) {
+pub(crate) fn of_trajectories(
+    config: Config,
+    trajectories: Vec<Trajectory>,
+) -> (Vec<Exchange>, Vec<Trajectory>) {
     let mut exchanges = Exchanges::new(config);
     let (mut ended, mut lone) = (Vec::new(), Vec::new());
     let emit = &mut |finding: Finding<'_>| match finding {
@@ -132,7 +135,11 @@ pub(crate) fn of_trajectories(config: Config, trajectories: Vec<Trajectory>) -> 
 /// The roles of an exchange's packets: `>` before those of the requester.
 pub(crate) fn roles(exchange: &Exchange) -> Vec<String> {
     let arrow = |from_requester| if from_requester { '>' } else { '<' };
-    exchange.members.iter().map(|member| format!("{}{}", arrow(member.from_requester), member.role.name())).collect()
+    exchange
+        .members
+        .iter()
+        .map(|member| format!("{}{}", arrow(member.from_requester), member.role.name()))
+        .collect()
 }
 
 pub(crate) fn role_of(exchange: &Exchange, index: usize) -> Role {

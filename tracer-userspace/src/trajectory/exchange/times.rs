@@ -15,7 +15,9 @@
 
 use std::sync::Arc;
 
-use crate::trajectory::model::{DeviceRole, Direction, Hop, Latency, NoEstimate, ObservationPoint, Trajectory, Verdict};
+use crate::trajectory::model::{
+    DeviceRole, Direction, Hop, Latency, NoEstimate, ObservationPoint, Trajectory, Verdict,
+};
 
 /// The rates of two clocks (CLOCK_MONOTONIC, which adjtimex(2) may slew by 500 ppm) are taken to differ by no more than
 /// this: one part of that many.
@@ -198,8 +200,15 @@ impl<'a> Parts<'a> {
         let there_from = at(there, &start.point)?;
         let back_from = at(back, &left.point)?;
         let back_to = at(back, &end.point)?;
-        (there_from < there_to && back_from < back_to)
-            .then_some(Self { there, back, there_from, there_to, back_from, back_to, left })
+        (there_from < there_to && back_from < back_to).then_some(Self {
+            there,
+            back,
+            there_from,
+            there_to,
+            back_from,
+            back_to,
+            left,
+        })
     }
 
     /// Until question and answer that arrived were sent, since they were sent first; each in its sender's clock.
@@ -226,7 +235,13 @@ impl<'a> Parts<'a> {
         if let (Some(there_ns), Some(back_ns)) = (there.whole_ns, back.whole_ns) {
             let paths_ns = total_ns.checked_sub(measured_ns).ok_or(NoSplit::Inconsistent)?;
             let exact = |ns| Latency::Exact { ns };
-            return Ok(Split { there: exact(there_ns), stay_ns, turn, back: exact(back_ns), paths: exact(paths_ns) });
+            return Ok(Split {
+                there: exact(there_ns),
+                stay_ns,
+                turn,
+                back: exact(back_ns),
+                paths: exact(paths_ns),
+            });
         }
         let slack_ns = elsewhere_ns.div_ceil(RATE_DIFFERENCE);
         let paths_ns = (total_ns + slack_ns).checked_sub(measured_ns).ok_or(NoSplit::Inconsistent)?;
@@ -236,7 +251,8 @@ impl<'a> Parts<'a> {
         let there = (there.known_ns + low, there.known_ns + high);
         let least_back_ns = back.known_ns + wires_ns.saturating_sub(high + 2 * slack_ns);
         let back = (least_back_ns, back.known_ns + wires_ns - low);
-        let both = (paths_ns.saturating_sub(2 * slack_ns).max(there.0 + back.0), paths_ns.min(there.1 + back.1));
+        let both =
+            (paths_ns.saturating_sub(2 * slack_ns).max(there.0 + back.0), paths_ns.min(there.1 + back.1));
         Ok(Split {
             there: interval(there),
             stay_ns,
@@ -260,8 +276,8 @@ struct Path {
 impl Path {
     fn between(trajectory: &Trajectory, from: usize, to: usize) -> Self {
         let (first, last) = (&trajectory.hops[from], &trajectory.hops[to]);
-        let whole_ns = (first.point.clock == last.point.clock)
-            .then(|| last.time_ns.saturating_sub(first.time_ns));
+        let whole_ns =
+            (first.point.clock == last.point.clock).then(|| last.time_ns.saturating_sub(first.time_ns));
         let (mut known_ns, mut wire) = (0, Some((0, 0)));
         for leg in trajectory.legs.iter().filter(|leg| leg.from >= from && leg.from < to) {
             match leg.latency {
@@ -285,9 +301,9 @@ fn wire_there(
     back: Option<(u64, u64)>,
 ) -> (u64, u64) {
     let (mut low, mut high) = (0, both_ns);
-    let of_the_way_back = back.filter(|(least, _)| *least <= both_ns).map(|(least, most)| {
-        (both_ns.saturating_sub(most.saturating_add(slack_ns)), both_ns - least)
-    });
+    let of_the_way_back = back
+        .filter(|(least, _)| *least <= both_ns)
+        .map(|(least, most)| (both_ns.saturating_sub(most.saturating_add(slack_ns)), both_ns - least));
     for (least, most) in [there, of_the_way_back].into_iter().flatten() {
         if least.max(low) <= most.min(high) {
             (low, high) = (least.max(low), most.min(high));

@@ -1,6 +1,6 @@
 //! What leads a packet to its conversation.
 
-use crate::trajectory::model::{Packet, Trajectory};
+use crate::trajectory::model::{Packet, Trajectory, Verdict};
 use crate::trajectory::rewrite::Endpoint;
 
 pub(super) const ICMP: u8 = 1;
@@ -46,8 +46,12 @@ impl Tuple {
 /// conversation (ICMP errors, neighbour discovery).
 pub(super) fn keys(trajectory: &Trajectory) -> Vec<Key> {
     let mut keys: Vec<Key> = Vec::with_capacity(2);
-    for hop in &trajectory.hops {
-        for key in [of_conversation(&hop.packet), of_datagram(&hop.packet)].into_iter().flatten() {
+    let dropped = match &trajectory.verdict {
+        Verdict::Dropped(dropped) => Some(&dropped.sighting.packet),
+        _ => None,
+    };
+    for packet in trajectory.hops.iter().map(|hop| &hop.packet).chain(dropped) {
+        for key in [of_conversation(packet), of_datagram(packet)].into_iter().flatten() {
             if !keys.contains(&key) {
                 keys.push(key);
             }

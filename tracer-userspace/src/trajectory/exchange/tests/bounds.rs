@@ -68,7 +68,13 @@ fn an_exchange_that_waits_for_its_answer_is_shown_and_shown_on_when_it_comes() {
     let mut shown = Vec::new();
     let emit = &mut |finding: Finding<'_>| {
         if let Finding::Exchange(exchange) = finding {
-            shown.push((exchange.id, exchange.told, exchange.members.len(), exchange.outcome, exchange.ending));
+            shown.push((
+                exchange.id,
+                exchange.told,
+                exchange.members.len(),
+                exchange.outcome,
+                exchange.ending,
+            ));
         }
     };
 
@@ -79,10 +85,10 @@ fn an_exchange_that_waits_for_its_answer_is_shown_and_shown_on_when_it_comes() {
     exchanges.advance(7 * SECOND, emit);
     exchanges.advance(8 * SECOND, emit);
 
-    assert_eq!(shown, [
-        (1, 0, 1, Outcome::Unanswered, None),
-        (1, 1, 2, Outcome::Answered, Some(Ending::Quiet))
-    ]);
+    assert_eq!(
+        shown,
+        [(1, 0, 1, Outcome::Unanswered, None), (1, 1, 2, Outcome::Answered, Some(Ending::Quiet))]
+    );
 }
 
 #[test]

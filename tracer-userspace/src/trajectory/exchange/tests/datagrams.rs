@@ -48,8 +48,8 @@ fn dns_answers_find_their_queries_by_id_in_any_order() {
 fn a_query_that_is_asked_again_is_of_the_same_exchange() {
     let mut world = two_nodes(false, "vxlan");
     world.service("web", (CLUSTER_IP, 53), &[(HTTPBIN, 8080)]);
-    let seen =
-        [query(&world, 0, 7, 1, 4), query(&world, 300 * MS, 7, 2, 8), answer(&world, 305 * MS, 7, 3)].concat();
+    let seen = [query(&world, 0, 7, 1, 4), query(&world, 300 * MS, 7, 2, 8), answer(&world, 305 * MS, 7, 3)]
+        .concat();
     // The endpoint's port is not DNS', so its answers have no ID: they go by ports.
     let told = exchanges(&world, seen);
     let asked = told.iter().find(|exchange| exchange.kind == Kind::Dns).unwrap();
@@ -81,16 +81,20 @@ fn echo_replies_find_their_requests_by_identifier_and_sequence_number() {
 fn a_datagram_is_answered_by_the_next_one_the_other_way() {
     let world = two_nodes(false, "vxlan");
     let ask = |at_ns, number| {
-        world.walk(SECOND + at_ns, &udp((CURL, 40_000), (CLUSTER_IP, 80), 100, number, number), ROUTED_SERVICE)
+        world.walk(
+            SECOND + at_ns,
+            &udp((CURL, 40_000), (CLUSTER_IP, 80), 100, number, number),
+            ROUTED_SERVICE,
+        )
     };
     let tell = |at_ns, number| {
         world.walk(SECOND + at_ns, &udp((HTTPBIN, 8080), (CURL, 40_000), 200, number, number), ROUTED_BACK)
     };
     let told = exchanges(&world, [ask(0, 1), tell(3 * MS, 2), tell(4 * MS, 3), ask(9 * MS, 4)].concat());
-    assert_eq!(told.iter().map(roles).collect::<Vec<_>>(), [
-        vec![">request", "<answer", "<answer"],
-        vec![">request"]
-    ]);
+    assert_eq!(
+        told.iter().map(roles).collect::<Vec<_>>(),
+        [vec![">request", "<answer", "<answer"], vec![">request"]]
+    );
     assert_eq!(told[0].times.as_ref().unwrap().total_ns, 3 * MS + 7_000);
     assert_eq!(told[1].outcome, Outcome::Unanswered);
 }

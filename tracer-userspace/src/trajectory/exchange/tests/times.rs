@@ -52,7 +52,10 @@ fn between_two_clocks_whole_and_application_are_exact_and_each_path_is_within_it
         assert!(most <= 8_000 + 2 * 5 * MS / 1_000, "the wires take 2 us together: {path:?}");
     }
     let (least, most) = bounds(split.paths);
-    assert!(least <= 14_000 && 14_000 <= most && most - least <= 2 * 5_000, "only the rates differ: {least} {most}");
+    assert!(
+        least <= 14_000 && 14_000 <= most && most - least <= 2 * 5_000,
+        "only the rates differ: {least} {most}"
+    );
 }
 
 #[test]
