@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::trajectory::exchange::conversation::Conversation;
+use crate::trajectory::exchange::conversation::{Conversation, Open};
 use crate::trajectory::exchange::model::{Ending, Exchange};
 use crate::trajectory::exchange::tcp::is_syn;
 use crate::trajectory::exchange::tuple::{self, Key, Tuple, is_from_requester};
@@ -20,6 +20,8 @@ pub struct Config {
     pub hold_ns: u64,
     /// Nothing came for this long: an answered exchange ends, another is shown as far as it is.
     pub quiet_ns: u64,
+    /// An exchange that goes on and on is shown as far as it is this often.
+    pub busy_ns: u64,
     /// A request waits this long for its answer.
     pub patience_ns: u64,
     /// Most conversations at a time; the one that was quiet longest is ended for the next.
@@ -33,6 +35,7 @@ impl Default for Config {
         Self {
             hold_ns: 400_000_000,
             quiet_ns: 1_000_000_000,
+            busy_ns: 2_000_000_000,
             patience_ns: 30_000_000_000,
             max_conversations: 4_096,
             max_packets: 32_768,
@@ -231,6 +234,11 @@ impl Exchanges {
     /// What silence means for a conversation: shows what was not shown, ends what is over, forgets what is empty.
     fn attend(&mut self, id: u64, emit: &mut dyn FnMut(Finding<'_>)) {
         let Some(conversation) = self.conversations.get_mut(&id) else { return };
+        if let Some(open) = conversation.open.as_mut()
+            && open.is_silent_for(self.config.busy_ns, self.now_ns)
+        {
+            show(open, emit);
+        }
         if let Some(at_ns) = conversation.reads_at_ns() {
             self.look_at(id, at_ns);
             return;
@@ -246,11 +254,7 @@ impl Exchanges {
             return;
         };
         if open.waits_for_an_answer() && quiet_ns < self.config.patience_ns {
-            if open.exchange.told < open.exchange.members.len() {
-                open.exchange.judge();
-                emit(Finding::Exchange(&open.exchange));
-                open.exchange.told = open.exchange.members.len();
-            }
+            show(open, emit);
             let at_ns = conversation.touched_ns + self.config.patience_ns;
             self.look_at(id, at_ns);
             return;
@@ -302,5 +306,14 @@ impl Exchanges {
             let Some(&(_, oldest)) = self.by_touch.first() else { return };
             self.forget(oldest, Ending::Evicted, emit);
         }
+    }
+}
+
+/// Shows what was not shown of an exchange that goes on.
+fn show(open: &mut Open, emit: &mut dyn FnMut(Finding<'_>)) {
+    if open.exchange.told < open.exchange.members.len() {
+        open.exchange.judge();
+        emit(Finding::Exchange(&open.exchange));
+        open.mark_shown();
     }
 }

@@ -42,6 +42,8 @@ struct Waiting {
 pub(super) struct Open {
     pub(super) exchange: Exchange,
     progress: Progress,
+    /// Since when there is something that was not shown, in the observer's time.
+    untold_since_ns: Option<u64>,
 }
 
 #[derive(Default)]
@@ -211,7 +213,7 @@ impl Open {
             times: Err(NoTimes::NoRequest),
             bases: [0; 2],
         };
-        Self { exchange, progress: Progress::default() }
+        Self { exchange, progress: Progress::default(), untold_since_ns: None }
     }
 
     fn add(&mut self, member: Member, spare: &mut dyn FnMut(&Trajectory)) {
@@ -266,6 +268,21 @@ impl Open {
     /// Whether a further request would be the next exchange's.
     fn is_over_for_a_request(&self) -> bool {
         self.progress.is_answered
+    }
+
+    /// Whether something has been there for so long that was not shown.
+    pub(super) fn is_silent_for(&mut self, time_ns: u64, now_ns: u64) -> bool {
+        if self.exchange.told == self.exchange.members.len() {
+            self.untold_since_ns = None;
+            return false;
+        }
+        let since_ns = *self.untold_since_ns.get_or_insert(now_ns);
+        now_ns.saturating_sub(since_ns) >= time_ns
+    }
+
+    pub(super) fn mark_shown(&mut self) {
+        self.exchange.told = self.exchange.members.len();
+        self.untold_since_ns = None;
     }
 
     /// Whether an answer may still come.

@@ -110,3 +110,31 @@ fn a_request_is_given_up_when_its_answer_does_not_come() {
     assert_eq!(endings, [None, Some(Ending::Quiet)]);
     assert_eq!(exchanges.packets(), 0);
 }
+
+#[test]
+fn an_exchange_that_does_not_pause_is_shown_every_two_seconds() {
+    let world = two_nodes(false, "vxlan");
+    let mut talk = Talk::new(&world, 40_000);
+    for number in 0..60 {
+        talk.answer(u64::from(number) * 100 * MS, (1 + 1_000 * number, 79), 1_000, ACK, 8);
+    }
+    let mut exchanges = Exchanges::new(Config::default());
+    let mut shown = Vec::new();
+    let emit = &mut |finding: Finding<'_>| {
+        if let Finding::Exchange(exchange) = finding {
+            shown.push((exchange.told, exchange.members.len(), exchange.ending));
+        }
+    };
+    for (step, trajectory) in world.correlate(talk.sightings).into_iter().enumerate() {
+        exchanges.advance(SECOND + step as u64 * 100 * MS, emit);
+        exchanges.push(trajectory, emit);
+    }
+    exchanges.finish(emit);
+    assert_eq!(shown.len(), 3, "{shown:?}");
+    assert!(shown.windows(2).all(|pair| pair[1].0 == pair[0].1), "each goes on where the last ended: {shown:?}");
+    assert_eq!(shown.iter().map(|(_, _, ending)| *ending).collect::<Vec<_>>(), [
+        None,
+        None,
+        Some(Ending::RunEnded)
+    ]);
+}
