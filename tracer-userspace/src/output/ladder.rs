@@ -110,7 +110,7 @@ fn write_rows(
         let label = label(exchange, member);
         let arrow = row::arrow(lanes, member, &label, style);
         writeln!(out, "{time:>11}{number:>7}  {arrow}  {}", fate(&member.trajectory, style))?;
-        for line in remarks(&member.trajectory) {
+        for line in remarks(&member.trajectory).iter().flat_map(|remark| wrapped(remark)) {
             writeln!(out, "{:LEAD$}{}", "", style.doubtful(&line))?;
         }
     }
@@ -209,6 +209,22 @@ fn remarks(trajectory: &Trajectory) -> Vec<String> {
     lines
 }
 
+/// Lines that fit under the lanes; all but the first are indented.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.trim_start().is_empty() => *line += word,
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH - LEAD => {
+                *line += " ";
+                *line += word;
+            }
+            _ => lines.push(format!("  {word}")),
+        }
+    }
+    lines
+}
+
 fn write_footer(out: &mut impl Write, exchange: &Exchange, fresh: &[Member], style: Style) -> io::Result<()> {
     for line in times(exchange, style) {
         writeln!(out, "    {line}")?;
@@ -250,6 +266,7 @@ fn times(exchange: &Exchange, style: Style) -> Vec<String> {
         (Outcome::Answered, Err(why)) => {
             lines.push(format!("{}, time unknown ({})", style.good("answered"), why.reason()));
         }
+        (Outcome::AnswerLost, _) => lines.push(style.bad("the answer was lost")),
         (Outcome::Unanswered, _) => {
             let so_far =
                 if exchange.ending.is_none() { "no answer so far" } else { NoTimes::NoAnswer.reason() };

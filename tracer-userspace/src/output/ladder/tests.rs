@@ -1,9 +1,11 @@
 use super::write_exchange;
 use crate::output::text::Style;
-use crate::trajectory::exchange::Exchange;
-use crate::trajectory::exchange::testing::{FIN, RST, Talk, exchanges};
+use crate::trajectory::correlate::CorrelatorConfig;
+use crate::trajectory::exchange::testing::{FIN, ROUTED_BACK, RST, Talk, exchanges, of_trajectories};
+use crate::trajectory::exchange::{Config, Exchange};
 use crate::trajectory::testing::{
-    ACK, CURL, HTTPBIN, MS, PSH, ROUTED, SECOND, SYN, World, ping, two_nodes, two_nodes_with_one_clock,
+    ACK, CURL, HTTPBIN, MS, PSH, ROUTED, SECOND, SYN, World, drop_at, ping, stamp, two_nodes,
+    two_nodes_with_one_clock, udp,
 };
 
 fn ladder(world: &World, exchanges: &[Exchange]) -> String {
@@ -13,7 +15,9 @@ fn ladder(world: &World, exchanges: &[Exchange]) -> String {
         write_exchange(&mut out, exchange, &world.book, &wall, Style::default()).unwrap();
     }
     let text = String::from_utf8(out).unwrap();
-    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    // What stands below a ladder are full trajectories, whose advice is as long as it is.
+    let rows = text.split("\n\n").filter(|part| part.trim_start().starts_with("exchange"));
+    assert!(rows.flat_map(str::lines).all(|line| line.chars().count() <= 100), "{text}");
     text
 }
 
@@ -69,6 +73,32 @@ fn a_refused_connection_and_an_echo_request_without_reply() {
     let refused = of(talk);
     let unanswered = exchanges(&world, world.walk(SECOND, &ping(CURL, HTTPBIN, 1), ROUTED));
     insta::assert_snapshot!(refused + "\n" + &ladder(&world, &unanswered));
+}
+
+#[test]
+fn a_dropped_packet_ends_at_the_place_that_dropped_it() {
+    let world = two_nodes_with_one_clock("vxlan");
+    let query = |id: u32, from: (&str, u16), to: (&str, u16)| {
+        let mut packet = udp(from, to, 40, id, id);
+        packet.sequence = 0xbeef;
+        stamp(packet)
+    };
+    let (curl, dns) = ((CURL, 40_000), (HTTPBIN, 53));
+    let reply = query(4, dns, curl);
+    let mut correlator = world.correlator(CorrelatorConfig::default());
+    let mut sightings = world.walk(SECOND + MS, &query(2, curl, dns), &ROUTED[..6]);
+    sightings.extend(world.walk(SECOND + 2 * MS, &query(3, curl, dns), ROUTED));
+    sightings.extend(world.walk(SECOND + 3 * MS, &reply, &ROUTED_BACK[..1]));
+    sightings.into_iter().for_each(|sighting| correlator.push(sighting));
+    correlator.push_drop(drop_at(&world, "n1/curl", "NETFILTER_DROP", SECOND, &query(1, curl, dns)));
+    correlator.push_drop(drop_at(&world, "n2", "IP_RPFILTER", SECOND + MS + 7_000, &query(2, curl, dns)));
+    correlator.push_drop(drop_at(&world, "n2", "NETFILTER_DROP", SECOND + 3 * MS + 2_000, &reply));
+    let mut trajectories = Vec::new();
+    correlator.finish(&mut |trajectory| trajectories.push(trajectory));
+    let (exchanges, _) = of_trajectories(Config::default(), trajectories);
+    let text = ladder(&world, &exchanges);
+    let (ladder, _) = text.split_once("\n\n").unwrap();
+    insta::assert_snapshot!(ladder);
 }
 
 #[test]

@@ -250,7 +250,10 @@ impl Open {
             }
         } else {
             let answers_all = |end| !is_before(packet.acknowledgment, end);
-            progress.is_answered |= packet.protocol != TCP || progress.request_end.is_none_or(answers_all);
+            // TCP sends a lost answer again; a datagram's requester may ask again.
+            let is_lost = matches!(member.trajectory.verdict, Verdict::Lost { .. } | Verdict::Dropped(_));
+            progress.is_answered |=
+                if packet.protocol == TCP { progress.request_end.is_none_or(answers_all) } else { !is_lost };
         }
     }
 
@@ -341,6 +344,7 @@ impl Exchange {
         let times = self.measure_answer();
         let is_answered = !matches!(times, Err(NoTimes::NoAnswer | NoTimes::NoRequest));
         self.outcome = match (has_request, is_answered) {
+            (true, true) if times == Err(NoTimes::AnswerLost) => Outcome::AnswerLost,
             (true, true) => Outcome::Answered,
             (true, false) if is_reset => Outcome::Reset,
             (true, false) => Outcome::Unanswered,

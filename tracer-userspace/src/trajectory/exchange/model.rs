@@ -89,8 +89,10 @@ impl Member {
 /// How a request fared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// An answer was seen.
+    /// An answer was seen to arrive, or nothing says that it did not.
     Answered,
+    /// An answer was seen, and was lost or dropped.
+    AnswerLost,
     /// A request and no answer to it.
     Unanswered,
     /// A connection was asked for and refused with a reset.
@@ -107,6 +109,7 @@ impl Outcome {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Answered => "answered",
+            Self::AnswerLost => "answer-lost",
             Self::Unanswered => "unanswered",
             Self::Refused => "refused",
             Self::Reset => "reset",

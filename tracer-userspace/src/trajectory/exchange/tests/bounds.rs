@@ -131,10 +131,12 @@ fn an_exchange_that_does_not_pause_is_shown_every_two_seconds() {
     }
     exchanges.finish(emit);
     assert_eq!(shown.len(), 3, "{shown:?}");
-    assert!(shown.windows(2).all(|pair| pair[1].0 == pair[0].1), "each goes on where the last ended: {shown:?}");
-    assert_eq!(shown.iter().map(|(_, _, ending)| *ending).collect::<Vec<_>>(), [
-        None,
-        None,
-        Some(Ending::RunEnded)
-    ]);
+    assert!(
+        shown.windows(2).all(|pair| pair[1].0 == pair[0].1),
+        "each goes on where the last ended: {shown:?}"
+    );
+    assert_eq!(
+        shown.iter().map(|(_, _, ending)| *ending).collect::<Vec<_>>(),
+        [None, None, Some(Ending::RunEnded)]
+    );
 }

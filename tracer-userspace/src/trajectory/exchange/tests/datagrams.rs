@@ -119,3 +119,24 @@ fn later_fragments_are_of_the_exchange_of_their_first_and_icmp_errors_of_none() 
     assert_eq!(roles(&told[0]), [">request", ">fragment"]);
     assert_eq!((told.len(), lone.len()), (1, 1));
 }
+
+#[test]
+fn a_query_that_is_asked_again_because_its_answer_was_lost_is_of_the_same_exchange() {
+    let world = two_nodes(false, "vxlan");
+    let back: Vec<_> = ROUTED_BACK.iter().map(|(hook, _)| (*hook, &[][..])).collect();
+    let there =
+        |number, at_ns| world.walk(SECOND + at_ns, &dns((CURL, 40_000), (HTTPBIN, 53), 7, number), ROUTED);
+    let answer = |number, at_ns, hops| {
+        world.walk(SECOND + at_ns, &dns((HTTPBIN, 53), (CURL, 40_000), 7, number), &back[..hops])
+    };
+    let seen = [there(1, 0), answer(2, MS, 3), there(3, 500 * MS), answer(4, 501 * MS, 8)].concat();
+
+    let told = exchanges(&world, seen);
+
+    assert_eq!(
+        told.iter().map(roles).collect::<Vec<_>>(),
+        [[">request", "<answer", ">retransmission", "<answer"]]
+    );
+    assert_eq!((told[0].outcome, told[0].ending), (Outcome::Answered, Some(Ending::Complete)));
+    assert_eq!(told[0].times.as_ref().unwrap().resent_ns, 500 * MS);
+}

@@ -1,5 +1,5 @@
 use crate::trajectory::exchange::testing::{Talk, of_trajectories};
-use crate::trajectory::exchange::{Exchange, NoSplit, NoTimes, Split, Times, Turn};
+use crate::trajectory::exchange::{Exchange, NoSplit, NoTimes, Outcome, Split, Times, Turn};
 use crate::trajectory::model::{Latency, Verdict};
 use crate::trajectory::testing::{ACK, MS, PSH, SECOND, World, two_nodes, two_nodes_with_one_clock};
 
@@ -142,7 +142,7 @@ fn without_an_answer_or_without_its_arrival_there_are_no_times() {
     lost.answer(5 * MS, (1, 79), 300, PSH | ACK, 3);
     let told = lost.exchanges();
     assert!(matches!(told[0].members[1].trajectory.verdict, Verdict::Lost { .. }));
-    assert_eq!(told[0].times, Err(NoTimes::AnswerLost));
+    assert_eq!((&told[0].times, told[0].outcome), (&Err(NoTimes::AnswerLost), Outcome::AnswerLost));
 }
 
 #[test]
