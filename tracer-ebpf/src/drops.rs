@@ -152,7 +152,9 @@ impl<'a> CopyReader<'a> {
         let copied = packet.linear.min(MOST);
         let mut size = u64::from(copied);
         // SAFETY: an AND on a register. verifier: the bound, right where it is used.
-        unsafe { asm!("{0} &= {1}", inout(reg) size, const MOST, options(pure, nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("{0} &= {1}", inout(reg) size, const MOST, options(pure, nomem, nostack, preserves_flags))
+        };
         // SAFETY: at most COPY_BYTES are written, and the helper checks the address that it reads from.
         let failed = unsafe {
             bpf_probe_read_kernel(bytes.as_mut_ptr().cast(), size as u32, packet.start as *const _)

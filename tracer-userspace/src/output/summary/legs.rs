@@ -102,7 +102,7 @@ impl Legs {
             .collect();
         rows.sort_by_key(|(_, figures)| figures.rank);
         let mut lost: Vec<_> = self.lost_after.iter().collect();
-        lost.sort_by(|(a, _), (b, _)| a.name().cmp(&b.name()));
+        lost.sort_by_key(|(end, _)| end.name());
         for (end, &count) in lost {
             let mut from_here = rows.iter().enumerate().filter(|(_, ((from, _), _))| from == end);
             match (from_here.next().map(|(index, _)| index), from_here.next_back().map(|(index, _)| index)) {
