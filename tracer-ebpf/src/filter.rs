@@ -3,10 +3,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use tracer_common::filter::{Ends, FilterConfig, match_ends, narrow, source_decides};
-use tracer_common::outcome::Outcome;
-use tracer_common::packet::Headers;
-
-use crate::reader::SkbReader;
+use tracer_common::packet::{Headers, ParseError, Reader};
 
 #[map]
 static CONFIG: Array<FilterConfig> = Array::with_max_entries(1, 0);
@@ -24,17 +21,17 @@ static PORTS: HashMap<u16, u64> = HashMap::with_max_entries(1_024, 0);
 static PROTOCOLS: Array<u64> = Array::with_max_entries(256, 0);
 
 #[inline(always)]
-pub(crate) fn config() -> Result<&'static FilterConfig, Outcome> {
-    CONFIG.get(0).ok_or(Outcome::Internal)
+pub(crate) fn config() -> Option<&'static FilterConfig> {
+    CONFIG.get(0)
 }
 
 /// Mask of the follows that want the packet.
 #[inline(always)]
-pub(crate) fn wanted_by(
-    reader: &SkbReader,
+pub(crate) fn wanted_by<R: Reader>(
+    reader: &R,
     headers: &Headers,
     config: &FilterConfig,
-) -> Result<u64, Outcome> {
+) -> Result<u64, ParseError> {
     let (source, destination) = headers.addresses(reader)?;
     let source = ends_of(&source);
     if source_decides(source, config.any_peer) {

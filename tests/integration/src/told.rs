@@ -33,6 +33,7 @@ pub struct Trajectory {
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Delivered,
+    Dropped,
     Lost,
     Unknown,
 }
@@ -42,6 +43,18 @@ pub struct VerdictDetail {
     pub after_hop: Option<usize>,
     pub expected: Option<String>,
     pub reason: Option<String>,
+    pub drop: Option<DropDetail>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct DropDetail {
+    pub node: String,
+    pub pod: Option<String>,
+    pub namespace: Option<String>,
+    pub device: Option<String>,
+    pub function: Option<String>,
+    pub time_ns: u64,
+    pub advice: String,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -142,6 +155,7 @@ pub struct Stream {
 pub struct PacketCounts {
     pub total: u64,
     pub delivered: u64,
+    pub dropped: u64,
     pub lost: u64,
     pub unknown: u64,
     pub ambiguous: u64,

@@ -28,12 +28,14 @@
 //! | `service` | what kube-proxy makes of Services, in each of its modes |
 //! | `traffic` | curl, HTTP, DNS, ping, UDP floods |
 //! | `capture` | what really passed every device |
+//! | `fault` | what goes wrong at a node, so that its kernel drops packets |
 //! | `foreign` | programs of others at tc and TCX hooks |
 //! | `inventory` | the lab as `kubectl get -o yaml` prints a cluster |
 //!
 //! It needs root, and shares no code with tracer: what it says is the truth that tracer is compared with.
 
 mod capture;
+mod fault;
 mod foreign;
 mod inventory;
 mod lab;
@@ -48,6 +50,7 @@ mod traffic;
 mod wire;
 
 pub use crate::capture::{Capture, Captured, CapturedPacket};
+pub use crate::fault::{Fault, Injected};
 pub use crate::foreign::{Direction, Foreign, ForeignHook, ForeignProgram, ForeignVerdict};
 pub use crate::lab::{Lab, Node, Pod, Redirection};
 pub use crate::netns::Netns;

@@ -76,13 +76,25 @@ pub(crate) struct Route {
     source: Option<IpAddr>,
     mtu: Option<u32>,
     table: u32,
+    kind: RouteType,
 }
 
 impl Route {
     pub(crate) fn to(destination: impl Into<IpAddr>, prefix_len: u8, device: u32) -> Self {
         let destination = destination.into();
         let table = u32::from(RouteHeader::RT_TABLE_MAIN);
-        Self { destination, prefix_len, device, via: None, onlink: false, source: None, mtu: None, table }
+        let kind = RouteType::Unicast;
+        Self {
+            destination,
+            prefix_len,
+            device,
+            via: None,
+            onlink: false,
+            source: None,
+            mtu: None,
+            table,
+            kind,
+        }
     }
 
     /// The default route of the family of `like`.
@@ -114,6 +126,12 @@ impl Route {
         self
     }
 
+    /// Leads nowhere (`blackhole`); the device does not count.
+    pub(crate) fn dead(mut self) -> Self {
+        self.kind = RouteType::BlackHole;
+        self
+    }
+
     /// In another table than the main one.
     pub(crate) fn table(mut self, table: u32) -> Self {
         self.table = table;
@@ -125,7 +143,7 @@ impl Route {
         let header = &mut message.header;
         header.table = RouteHeader::RT_TABLE_UNSPEC;
         header.protocol = RouteProtocol::Static;
-        header.kind = RouteType::Unicast;
+        header.kind = self.kind;
         header.address_family = match self.destination {
             IpAddr::V4(_) => AddressFamily::Inet,
             IpAddr::V6(_) => AddressFamily::Inet6,
@@ -143,7 +161,9 @@ impl Route {
             attributes.push(RouteAttribute::Destination(route_address(self.destination)));
         }
         attributes.push(RouteAttribute::Table(self.table));
-        attributes.push(RouteAttribute::Oif(self.device));
+        if self.kind == RouteType::Unicast {
+            attributes.push(RouteAttribute::Oif(self.device));
+        }
         attributes.extend(self.via.map(|via| RouteAttribute::Gateway(route_address(via))));
         attributes.extend(self.source.map(|from| RouteAttribute::PrefSource(route_address(from))));
         attributes.extend(self.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
@@ -313,6 +333,11 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("cannot add {address}/{prefix_len} to the device with index {ifindex}"))
+    }
+
+    pub(crate) async fn delete_route(&self, route: Route) -> Result<()> {
+        let result = self.handle.route().del(route.message()).execute().await;
+        result.with_context(|| format!("cannot delete route {}/{}", route.destination, route.prefix_len))
     }
 
     pub(crate) async fn add_route(&self, route: Route) -> Result<()> {

@@ -124,7 +124,7 @@ impl Telling {
                 Event::PointGone(id) => self.writer.point_gone(id),
                 Event::Sighting(sighting) => self.writer.sighting(&sighting),
                 // The totals say it, and the reader has an inventory of its own.
-                Event::Drop(_) | Event::Lost { .. } | Event::Scope(_) => Ok(()),
+                Event::WatchesDrops { .. } | Event::Drop(_) | Event::Lost { .. } | Event::Scope(_) => Ok(()),
             };
         }
     }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::select::{End, Request, Selection, select};
+use super::select::{End, EndKind, Request, Selection, select};
 use crate::agent::filters::FollowFilter;
 use crate::app::Failure;
 use crate::cli::SelectionArgs;
 use crate::inventory::Inventory;
 use crate::trajectory::correlate::FollowScope;
-use crate::trajectory::model::PodRef;
+use crate::trajectory::model::{PodRef, ServiceRef};
 
 /// What the user asked for, in the inventory's terms.
 pub(super) fn resolve(inventory: &Inventory, args: &SelectionArgs) -> Result<Selection, Failure> {
@@ -47,5 +47,13 @@ pub(super) fn scope_of(selection: &Selection) -> FollowScope {
     FollowScope {
         a: selection.a.addresses.iter().copied().collect(),
         b: selection.b.as_ref().map(|end| end.addresses.iter().copied().collect()),
+        service: selection.b.as_ref().and_then(service_of),
     }
+}
+
+/// The Service that an end is, from its name `svc/NAMESPACE/NAME`.
+fn service_of(end: &End) -> Option<ServiceRef> {
+    let (namespace, name) = end.name.strip_prefix("svc/")?.split_once('/')?;
+    (end.kind == EndKind::Service)
+        .then(|| ServiceRef { namespace: namespace.to_owned(), name: name.to_owned() })
 }

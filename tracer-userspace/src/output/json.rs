@@ -9,8 +9,8 @@ use tracer_common::record;
 
 use crate::output::WallClock;
 use crate::trajectory::model::{
-    DeviceRole, Direction, Directory, Encapsulation, Hop, Latency, Leg, MissingHop, Owner, Packet,
-    Trajectory, Verdict,
+    DeviceRole, Direction, Directory, DropSighting, Dropped, Encapsulation, Hop, Latency, Leg, MissingHop,
+    Owner, Packet, Trajectory, Verdict,
 };
 
 /// The version of the format; it changes when a field changes its meaning or goes.
@@ -53,13 +53,18 @@ struct VerdictDetail<'a> {
     after_hop: Option<usize>,
     expected: Option<&'a str>,
     reason: Option<&'a str>,
-    /// Where the kernel dropped it; null for other verdicts.
-    node: Option<&'a str>,
+    drop: Option<DropObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct DropObject<'a> {
+    node: &'a str,
     pod: Option<&'a str>,
     namespace: Option<&'a str>,
     device: Option<&'a str>,
     function: Option<&'a str>,
-    advice: Option<&'a str>,
+    time_ns: u64,
+    advice: &'a str,
 }
 
 #[derive(Serialize)]
@@ -141,15 +146,14 @@ pub fn write_trajectory(
     directory: &(impl Directory + ?Sized),
     wall_clock: WallClock<'_>,
 ) -> io::Result<()> {
-    let Some(first) = trajectory.hops.first() else { return Ok(()) };
-    let packet = &first.packet;
-    let (verdict, verdict_detail) = verdict(trajectory);
+    let Some((packet, _, time_ns)) = trajectory.beginning() else { return Ok(()) };
+    let (verdict, verdict_detail) = verdict(trajectory, wall_clock);
     let line = TrajectoryLine {
         schema: SCHEMA,
         id: trajectory.id,
         protocol: protocol(packet.protocol),
-        src: end(packet.source, packet.ports.map(|ports| ports.0), first.time_ns, directory),
-        dst: end(packet.destination, packet.ports.map(|ports| ports.1), first.time_ns, directory),
+        src: end(packet.source, packet.ports.map(|ports| ports.0), time_ns, directory),
+        dst: end(packet.destination, packet.ports.map(|ports| ports.1), time_ns, directory),
         verdict,
         verdict_detail,
         hops: trajectory.hops.iter().map(|seen| hop(seen, wall_clock)).collect(),
@@ -177,23 +181,16 @@ fn leg(leg: &Leg) -> LegObject {
     LegObject { from: leg.from, to: leg.from + 1, latency_ns, latency_error_ns, latency_unknown }
 }
 
-fn verdict(trajectory: &Trajectory) -> (&'static str, Option<VerdictDetail<'_>>) {
+fn verdict<'a>(
+    trajectory: &'a Trajectory,
+    wall_clock: WallClock<'_>,
+) -> (&'static str, Option<VerdictDetail<'a>>) {
     match &trajectory.verdict {
         Verdict::Delivered => ("delivered", None),
         Verdict::Dropped(dropped) => {
-            let place = &dropped.sighting.place;
-            let detail = VerdictDetail {
-                after_hop: dropped.after,
-                reason: Some(&dropped.sighting.reason),
-                node: Some(&place.node),
-                pod: place.pod.as_ref().map(|pod| pod.name.as_str()),
-                namespace: place.pod.as_ref().map(|pod| pod.namespace.as_str()),
-                device: place.device.as_deref(),
-                function: place.function.as_deref(),
-                advice: Some(&dropped.advice),
-                ..VerdictDetail::default()
-            };
-            ("dropped", Some(detail))
+            let reason = Some(&*dropped.sighting.reason);
+            let drop = Some(drop_object(dropped, wall_clock));
+            ("dropped", Some(VerdictDetail { after_hop: dropped.after, expected: None, reason, drop }))
         }
         Verdict::Lost { after, expected } => (
             "lost",
@@ -206,6 +203,19 @@ fn verdict(trajectory: &Trajectory) -> (&'static str, Option<VerdictDetail<'_>>)
         Verdict::Unknown { reason } => {
             ("unknown", Some(VerdictDetail { reason: Some(reason), ..VerdictDetail::default() }))
         }
+    }
+}
+
+fn drop_object<'a>(dropped: &'a Dropped, wall_clock: WallClock<'_>) -> DropObject<'a> {
+    let DropSighting { place, clock, time_ns, .. } = &dropped.sighting;
+    DropObject {
+        node: &place.node,
+        pod: place.pod.as_ref().map(|pod| pod.name.as_str()),
+        namespace: place.pod.as_ref().map(|pod| pod.namespace.as_str()),
+        device: place.device.as_deref(),
+        function: place.function.as_deref(),
+        time_ns: wall_clock(*clock, *time_ns),
+        advice: &dropped.advice,
     }
 }
 

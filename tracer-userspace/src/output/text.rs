@@ -58,8 +58,7 @@ pub fn write_trajectory(
     wall_clock: WallClock<'_>,
     style: Style,
 ) -> io::Result<()> {
-    let Some(first) = trajectory.hops.first() else { return Ok(()) };
-    write_header(out, trajectory, first, directory, wall_clock, style)?;
+    write_header(out, trajectory, directory, wall_clock, style)?;
 
     let columns = Columns::of(&trajectory.hops);
     write_missing(out, trajectory.missing.iter().filter(|hop| hop.before_first), style)?;
@@ -79,13 +78,12 @@ pub fn write_trajectory(
 fn write_header(
     out: &mut impl Write,
     trajectory: &Trajectory,
-    first: &Hop,
     directory: &(impl Directory + ?Sized),
     wall_clock: WallClock<'_>,
     style: Style,
 ) -> io::Result<()> {
-    let packet = &first.packet;
-    let time = wall_time(wall_clock(first.point.clock, first.time_ns));
+    let Some((packet, clock, time_ns)) = trajectory.beginning() else { return Ok(()) };
+    let time = wall_time(wall_clock(clock, time_ns));
     let number = format!("#{}", trajectory.id);
     write!(out, "{}  {time}  {}", style.strong(&number), style.strong(&what(packet)))?;
     if let Some(earlier) = trajectory.retransmission_of {
@@ -93,7 +91,7 @@ fn write_header(
     }
     writeln!(out)?;
     let end = |endpoint: Endpoint| {
-        let name = owner_name(&directory.owner(endpoint.address, first.time_ns));
+        let name = owner_name(&directory.owner(endpoint.address, time_ns));
         if name.is_empty() { endpoint.to_string() } else { format!("{name} {endpoint}") }
     };
     writeln!(out, "    {} -> {}", end(Endpoint::source(packet)), end(Endpoint::destination(packet)))

@@ -203,6 +203,8 @@ fn told(kind: Kind) -> Result<Told, Invalid> {
                     channel_full: counts.channel_full,
                     undecodable: counts.undecodable,
                     unattributed: counts.unattributed,
+                    drop_records: counts.drop_records,
+                    drops_elsewhere: counts.drops_elsewhere,
                 },
             })
         }

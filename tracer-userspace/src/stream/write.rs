@@ -67,6 +67,8 @@ impl<W: Write> StreamWriter<W> {
             channel_full: losses.channel_full,
             undecodable: losses.undecodable,
             unattributed: losses.unattributed,
+            drop_records: losses.drop_records,
+            drops_elsewhere: losses.drops_elsewhere,
         }))
     }
 

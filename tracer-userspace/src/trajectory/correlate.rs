@@ -19,6 +19,7 @@
 //! **Memory** is bounded by [`CorrelatorConfig::max_open`]; what is evicted is counted.
 
 mod assemble;
+mod dropped;
 mod finish;
 mod history;
 mod index;
@@ -33,12 +34,13 @@ use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::trajectory::correlate::dropped::Drops;
 use crate::trajectory::correlate::history::History;
 use crate::trajectory::correlate::index::{Content, Index};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::expect::topology::{Learnt, Topology};
 use crate::trajectory::hash::FastState;
-use crate::trajectory::model::{Directory, DropSighting, ObservationPoint, PointId, Sighting, Trajectory};
+use crate::trajectory::model::{Directory, ObservationPoint, PointId, ServiceRef, Sighting, Trajectory};
 
 /// Most packets of equal content that are kept apart at the same time.
 const MAX_EQUAL: usize = 64;
@@ -72,6 +74,8 @@ pub struct FollowScope {
     pub a: HashSet<IpAddr>,
     /// Addresses of the target; `None` for any. Packets under an address that SNAT gave them are then not recorded.
     pub b: Option<HashSet<IpAddr>>,
+    /// The Service that end B is, if it is one: its addresses are in `b` beside those of its endpoints.
+    pub service: Option<ServiceRef>,
 }
 
 impl FollowScope {
@@ -94,6 +98,10 @@ pub struct Counters {
     pub evicted: u64,
     /// Packets that no follow asked for (they share an address that NAT uses with a followed one).
     pub unrelated: u64,
+    /// Drops told by kernels.
+    pub drops: u64,
+    /// Of these, how many met no packet: it was told before, or its hops were not observed.
+    pub unmatched_drops: u64,
     /// Packets under way or not yet reported.
     pub open: usize,
 }
@@ -131,6 +139,7 @@ pub struct Correlator<D> {
     done: Vec<Done>,
     found: Vec<u32>,
     counters: Counters,
+    drops: Drops,
 }
 
 /// Finished, to be numbered and reported.
@@ -187,6 +196,7 @@ impl<D: Directory> Correlator<D> {
             done: Vec::new(),
             found: Vec::new(),
             counters: Counters::default(),
+            drops: Drops::default(),
         }
     }
 
@@ -238,11 +248,6 @@ impl<D: Directory> Correlator<D> {
         }
     }
 
-    /// Takes in that the kernel threw a packet away, in any order.
-    pub fn push_drop(&mut self, drop: DropSighting) {
-        let _ = drop;
-    }
-
     /// Lets the observer's time pass to `now_ns` and reports the packets that are finished, where everything that was
     /// observed until now has been pushed.
     pub fn advance(&mut self, now_ns: u64, emit: &mut impl FnMut(Trajectory)) {
@@ -267,6 +272,7 @@ impl<D: Directory> Correlator<D> {
                 self.expiry.push_back((now, handle));
             }
         }
+        self.advance_drops(judged);
         let due = now + self.config.settle_ns;
         let settled = std::mem::take(&mut self.settled);
         self.settling.extend(settled.into_iter().map(|handle| (due, handle)));
@@ -304,6 +310,7 @@ impl<D: Directory> Correlator<D> {
     /// Reports all that is left; packets under way say that the run ended.
     pub fn finish(&mut self, emit: &mut impl FnMut(Trajectory)) {
         self.dirty.clear();
+        self.finish_drops();
         let mut left: Vec<Handle> = (0u32..)
             .zip(&self.slots)
             .filter_map(|(slot, open)| open.as_ref().map(|open| Handle { slot, serial: open.serial }))

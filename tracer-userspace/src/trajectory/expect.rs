@@ -95,6 +95,12 @@ pub enum Why {
 }
 
 impl Why {
+    /// Whether it is missing because the packet was not seen any more.
+    #[must_use]
+    pub fn is_open_end(&self) -> bool {
+        matches!(self, Self::SuspectedLoss | Self::NotReached)
+    }
+
     /// Whether the absence is normal and says nothing about the packet.
     #[must_use]
     pub fn is_explained(&self) -> bool {

@@ -324,3 +324,19 @@ pub struct Trajectory {
     /// that was merged with others on its way.
     pub notes: Vec<String>,
 }
+
+impl Trajectory {
+    /// The packet where it was first seen, and when, by which clock. A packet that was dropped before the first hook has
+    /// been seen by its drop alone.
+    #[must_use]
+    pub fn beginning(&self) -> Option<(&Packet, ClockId, u64)> {
+        match (self.hops.first(), &self.verdict) {
+            (Some(first), _) => Some((&first.packet, first.point.clock, first.time_ns)),
+            (None, Verdict::Dropped(dropped)) => {
+                let drop = &dropped.sighting;
+                Some((&drop.packet, drop.clock, drop.time_ns))
+            }
+            (None, _) => None,
+        }
+    }
+}

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::trajectory::correlate::{Correlator, CorrelatorConfig};
 use crate::trajectory::model::{
-    ClockId, DeviceRole, Direction, Directory, Encapsulation, IcmpHeader, ObservationPoint, Owner, Packet,
-    PodRef, PointId, ServiceRef, Sighting, Trajectory,
+    ClockId, DeviceRole, Direction, Directory, DropPlace, DropSighting, Encapsulation, IcmpHeader,
+    ObservationPoint, Owner, Packet, PodRef, PointId, ServiceRef, Sighting, Trajectory,
 };
 
 pub(crate) const SYN: u8 = 0x02;
@@ -455,3 +455,29 @@ pub(crate) const ROUTED_SERVICE: &[Step<'static>] = &[
     ("n2/vethhttp>", &[Change::Ttl]),
     ("n2/httpbin:eth0<", &[]),
 ];
+
+/// That the kernel threw a packet away: `place` is `NODE` or `NODE/POD`.
+pub(crate) fn drop_at(
+    world: &World,
+    place: &str,
+    reason: &str,
+    time_ns: u64,
+    packet: &Packet,
+) -> DropSighting {
+    let (node, pod) = place.split_once('/').map_or((place, None), |(node, pod)| (node, Some(pod)));
+    let pod = pod.and_then(|name| {
+        world.points.iter().find_map(|point| point.pod.clone().filter(|pod| pod.name == name))
+    });
+    let clock = world.clocks[node];
+    let place = DropPlace { node: Arc::from(node), pod, device: None, function: None };
+    let mut packet = packet.clone();
+    packet.encapsulation.clear();
+    DropSighting {
+        place: Arc::new(place),
+        clock,
+        time_ns: time_ns + world.offsets[&clock],
+        follows: 1,
+        reason: Arc::from(reason),
+        packet,
+    }
+}

@@ -1,11 +1,12 @@
 //! curl, ping and plain TCP.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::net::{self, AddressFamily, SendFlags, SocketType};
 
 use crate::lab::Pod;
 
@@ -92,6 +93,20 @@ impl Pod {
         })
     }
 
+    /// Sends an ICMP echo reply that nobody asked for: conntrack calls it invalid.
+    ///
+    /// # Errors
+    /// When the kernel does not take it.
+    pub fn stray_echo_reply(&self, to: Ipv4Addr, sequence: u16) -> Result<()> {
+        let message = echo_reply(sequence);
+        let send = || -> rustix::io::Result<usize> {
+            let socket = net::socket(AddressFamily::INET, SocketType::RAW, Some(net::ipproto::ICMP))?;
+            net::sendto(&socket, &message, SendFlags::empty(), &SocketAddrV4::new(to, 0))
+        };
+        self.netns().run(send)?.with_context(|| format!("cannot send ICMP from pod {}", self.name()))?;
+        Ok(())
+    }
+
     /// Opens a TCP connection from the pod.
     ///
     /// # Errors
@@ -125,4 +140,16 @@ fn must_succeed(output: &Output, what: impl FnOnce() -> String) -> Result<()> {
         bail!("{} failed ({}): {}", what(), output.status, error.trim());
     }
     Ok(())
+}
+
+/// RFC 792, with the one's complement checksum of RFC 1071.
+fn echo_reply(sequence: u16) -> [u8; 16] {
+    const IDENTIFIER: u16 = 0x7261;
+    let mut message = [0; 16];
+    message[4..6].copy_from_slice(&IDENTIFIER.to_be_bytes());
+    message[6..8].copy_from_slice(&sequence.to_be_bytes());
+    let sum: u32 = message.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    message[2..4].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    message
 }

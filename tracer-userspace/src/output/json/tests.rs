@@ -1,8 +1,9 @@
 use serde_json::{Value, json};
 
 use super::write_trajectory;
+use crate::trajectory::correlate::CorrelatorConfig;
 use crate::trajectory::testing::{
-    CLUSTER_IP, CURL, HTTPBIN, ROUTED, ROUTED_SERVICE, SECOND, SYN, ping, tcp, two_nodes,
+    CLUSTER_IP, CURL, HTTPBIN, ROUTED, ROUTED_SERVICE, SECOND, SYN, drop_at, ping, tcp, two_nodes,
 };
 
 #[test]
@@ -33,8 +34,14 @@ fn a_trajectory_is_one_line_with_every_documented_field() {
     assert_eq!(line["hops"][3]["encapsulation"][0]["identifier"], 2735);
     assert_eq!(line["hops"][7]["dst"], json!({"ip": HTTPBIN, "port": 8080}));
     assert_eq!(line["hops"][0]["time_ns"], 1_795_313_343_000_001_000u64);
-    assert_eq!(line["legs"][0], json!({"from": 0, "to": 1, "latency_ns": 1000}));
-    assert_eq!(line["legs"][3], json!({"from": 3, "to": 4, "latency_ns": null}));
+    assert_eq!(
+        line["legs"][0],
+        json!({"from": 0, "to": 1, "latency_ns": 1000, "latency_error_ns": 0, "latency_unknown": null})
+    );
+    assert_eq!(
+        line["legs"][3],
+        json!({"from": 3, "to": 4, "latency_ns": null, "latency_error_ns": null, "latency_unknown": "one direction only"})
+    );
 
     let documented = include_str!("../../../../docs/json.md");
     for object in
@@ -56,8 +63,32 @@ fn a_lost_packet_says_after_which_hop() {
     assert_eq!(line["verdict"], "lost");
     assert_eq!(
         line["verdict_detail"],
-        json!({"after_hop": 3, "expected": "eth0 ingress on n2", "reason": null})
+        json!({"after_hop": 3, "expected": "eth0 ingress on n2", "reason": null, "drop": null})
     );
     assert_eq!(line["missing"][0]["after_hop"], 3);
     assert_eq!(line["icmp"], json!({"type": 8, "code": 0, "seq": 1}));
+}
+
+#[test]
+fn a_dropped_packet_says_where_and_why_and_what_to_look_at() {
+    let world = two_nodes(false, "vxlan");
+    let packet = ping(CURL, HTTPBIN, 1);
+    let mut correlator = world.correlator(CorrelatorConfig::default());
+    correlator.push_drop(drop_at(&world, "n1/curl", "NETFILTER_DROP", SECOND, &packet));
+    let mut out = Vec::new();
+    correlator.finish(&mut |trajectory| out.push(trajectory));
+
+    let mut bytes = Vec::new();
+    write_trajectory(&mut bytes, &out[0], &world.book, &|_, time_ns| time_ns).unwrap();
+
+    let line: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!((&line["verdict"], &line["hops"]), (&json!("dropped"), &json!([])));
+    let detail = &line["verdict_detail"];
+    assert_eq!((&detail["after_hop"], &detail["reason"]), (&Value::Null, &json!("NETFILTER_DROP")));
+    assert_eq!((&detail["drop"]["node"], &detail["drop"]["pod"]), (&json!("n1"), &json!("curl")));
+    assert_eq!((&line["src"]["pod"], &line["dst"]["pod"]), (&json!("curl"), &json!("httpbin")));
+    let documented = include_str!("../../../../docs/json.md");
+    for field in detail.as_object().unwrap().keys().chain(detail["drop"].as_object().unwrap().keys()) {
+        assert!(documented.contains(&format!("`{field}`")), "{field} is not in docs/json.md");
+    }
 }

@@ -1,11 +1,14 @@
 //! From the joined sightings of one packet to its trajectory: hops in path order, legs, missing hops, verdict.
 
+use crate::trajectory::correlate::dropped::{self, DroppedSegment};
 use crate::trajectory::correlate::open::Open;
 use crate::trajectory::correlate::range::Range;
+use crate::trajectory::drops;
 use crate::trajectory::expect::topology::{Learnt, Topology};
 use crate::trajectory::expect::{self, End, Expectation, Facts, Seen, Step};
 use crate::trajectory::model::{
-    Directory, Hop, Latency, Leg, MissingHop, NoEstimate, Owner, Packet, Trajectory, Verdict,
+    Directory, DropSighting, Dropped, Hop, Latency, Leg, MissingHop, NoEstimate, Owner, Packet, Trajectory,
+    Verdict,
 };
 use crate::trajectory::order::{self, Ends, Place};
 use crate::trajectory::rewrite::{self, Endpoint, Judgement};
@@ -186,6 +189,23 @@ impl Judged {
         self.is_whole && self.expectation.is_complete()
     }
 
+    /// Whether the packet was thrown away, and all hops before that are known.
+    pub(super) fn is_dropped(&self, open: &Open) -> bool {
+        let mut before_end =
+            self.expectation.steps.iter().rev().skip_while(|step| matches!(step, Step::Missing(_)));
+        self.dropped(open).next().is_some()
+            && before_end.all(|step| match step {
+                Step::Seen(_) => true,
+                Step::Missing(absent) => absent.why.is_explained(),
+            })
+    }
+
+    /// What the kernel threw away of it.
+    fn dropped<'a>(&'a self, open: &'a Open) -> impl Iterator<Item = &'a DropSighting> {
+        let of_it = |dropped: &&DroppedSegment| !open.by_range || self.range.overlaps(dropped.range);
+        open.drops.iter().filter(of_it).map(|dropped| &dropped.sighting)
+    }
+
     /// The points passed, in order.
     pub(super) fn points<'a>(
         &'a self,
@@ -272,12 +292,12 @@ impl Judged {
     /// The trajectory, without id; `follows` of 0 means that nobody asked for it.
     pub(super) fn into_trajectory<D: Directory + ?Sized>(
         self,
-        open: &mut Open,
+        open: &Open,
         directory: &D,
         follows: u64,
     ) -> Trajectory {
         let complete = self.is_complete();
-        let notes = self.notes(open, directory);
+        let mut notes = self.notes(open, directory);
         let mut hops: Vec<Hop> = Vec::with_capacity(self.gathered.len());
         for hop in &self.gathered {
             let sighting = &open.segments[hop.first].sighting;
@@ -290,6 +310,8 @@ impl Judged {
         }
         let legs =
             hops.windows(2).enumerate().map(|(from, pair)| Leg { from, latency: latency(pair) }).collect();
+        let verdict = self.verdict(open, &hops, directory, &mut notes);
+        let is_dropped = matches!(verdict, Verdict::Dropped(_));
         let mut missing = Vec::new();
         let mut before: Option<usize> = None;
         for step in &self.expectation.steps {
@@ -299,17 +321,16 @@ impl Judged {
                     after: before.unwrap_or(0),
                     before_first: before.is_none(),
                     point: absent.describe(),
-                    reason: absent.reason(),
+                    reason: if is_dropped && absent.why.is_open_end() {
+                        "not reached".to_owned()
+                    } else {
+                        absent.reason()
+                    },
                     explained: absent.why.is_explained(),
                 }),
             }
         }
         let expected_hops = hops.len() + missing.iter().filter(|hop| !hop.explained).count();
-        let verdict = match self.expectation.end {
-            End::Delivered => Verdict::Delivered,
-            End::Lost { after, expected } => Verdict::Lost { after: hops[after].point.id, expected },
-            End::Unknown(reason) => Verdict::Unknown { reason },
-        };
         let mixed_up = open.doubtful || (!open.rivals.is_empty() && !complete);
         let ambiguous = mixed_up.then(|| {
             format!(
@@ -330,6 +351,34 @@ impl Judged {
             retransmission_of: None,
             ambiguous,
             notes,
+        }
+    }
+}
+
+impl Judged {
+    fn verdict<D: Directory + ?Sized>(
+        &self,
+        open: &Open,
+        hops: &[Hop],
+        directory: &D,
+        notes: &mut Vec<String>,
+    ) -> Verdict {
+        let delivered_at = if self.expectation.end == End::Delivered { hops.last() } else { None };
+        if let Some(drop) = dropped::deciding(self.dropped(open), delivered_at) {
+            let before = |hop: &Hop| hop.point.clock == drop.clock && hop.time_ns <= drop.time_ns;
+            let after = hops.iter().rposition(before).or_else(|| hops.len().checked_sub(1));
+            let advice = drops::advice(drop, after.map(|hop| &*hops[hop].point), directory);
+            return Verdict::Dropped(Box::new(Dropped { after, sighting: drop.clone(), advice }));
+        }
+        if let Some(drop) = self.dropped(open).find(|drop| drop.reason.starts_with("TCP_")) {
+            notes.push(format!("the receiver's TCP discarded it: {}", drop.reason));
+        }
+        match &self.expectation.end {
+            End::Delivered => Verdict::Delivered,
+            End::Lost { after, expected } => {
+                Verdict::Lost { after: hops[*after].point.id, expected: expected.clone() }
+            }
+            End::Unknown(reason) => Verdict::Unknown { reason: reason.clone() },
         }
     }
 }

@@ -3,14 +3,14 @@
 use crate::trajectory::correlate::assemble::{self, Context, Judged};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::correlate::range::Range;
-use crate::trajectory::correlate::{Correlator, Done};
+use crate::trajectory::correlate::{Correlator, Done, FollowScope};
 use crate::trajectory::model::{Directory, Owner, Trajectory};
 use crate::trajectory::order::{NIC_OUT, POD_IN, Stage};
 
 impl<D: Directory> Correlator<D> {
     /// Closes the packet at once if its last hop was seen and nothing is missing.
     pub(super) fn after_join(&mut self, slot: u32) {
-        if !self.may_be_last(slot) {
+        if !self.may_be_last(slot) || self.waits_for_drops(slot) {
             return;
         }
         let Some((judged, handle)) = self.judge_complete(slot) else { return };
@@ -36,6 +36,20 @@ impl<D: Directory> Correlator<D> {
         } else if let Some(open) = self.take(slot) {
             self.conclude(open, vec![judged]);
         }
+    }
+
+    /// Where the kernel tells drops, a packet that has entered its pod may yet be dropped there.
+    fn waits_for_drops(&mut self, slot: u32) -> bool {
+        let Some(open) = self.slots[slot as usize].as_mut() else { return false };
+        let arrived = |segment: &&Segment| Stage::of(&segment.sighting.point) == POD_IN;
+        let Some(arrived) = open.segments.iter().rev().find(arrived) else { return false };
+        if !self.drops.tells(&arrived.sighting.point.node) {
+            return false;
+        }
+        if !std::mem::replace(&mut open.settling, true) {
+            self.settled.push(Handle { slot, serial: open.serial });
+        }
+        true
     }
 
     /// Cheap test that spares most sightings the judgement.
@@ -65,7 +79,7 @@ impl<D: Directory> Correlator<D> {
         }
         let mut judged = self.judge(open, None);
         let only = if judged.len() == 1 { judged.pop()? } else { return None };
-        only.is_complete().then_some((only, Handle { slot, serial: open.serial }))
+        (only.is_complete() || only.is_dropped(open)).then_some((only, Handle { slot, serial: open.serial }))
     }
 
     fn judge(&self, open: &Open, cut_short: Option<&'static str>) -> Vec<Judged> {
@@ -87,6 +101,9 @@ impl<D: Directory> Correlator<D> {
     pub(super) fn close_if_complete(&mut self, handle: Handle) {
         if self.get(handle).is_none() {
             return;
+        }
+        if let Some(open) = self.get_mut(handle) {
+            open.settling = false;
         }
         let Some((judged, _)) = self.judge_complete(handle.slot) else { return };
         if self.has_unresolved_rivals(handle) {
@@ -159,7 +176,7 @@ impl<D: Directory> Correlator<D> {
         }
     }
 
-    fn conclude(&mut self, mut open: Open, judged: Vec<Judged>) {
+    fn conclude(&mut self, open: Open, judged: Vec<Judged>) {
         let complete = judged.iter().all(Judged::is_complete);
         if !complete {
             for &rival in &open.rivals {
@@ -174,10 +191,31 @@ impl<D: Directory> Correlator<D> {
                 self.counters.unrelated += 1;
                 continue;
             };
-            let trajectory = unit.into_trajectory(&mut open, &self.directory, follows);
+            let mut trajectory = unit.into_trajectory(&open, &self.directory, follows);
+            trajectory.notes.extend(self.without_service(&trajectory));
             self.done.push(Done { serial: open.serial, repeats: open.repeats, trajectory });
         }
         self.recycle(open.segments);
+    }
+
+    /// Why a packet to a followed Service shows no Service address. Socket load balancing (Cilium's
+    /// kube-proxy replacement) puts the endpoint's in its place before there is a packet.
+    fn without_service(&self, trajectory: &Trajectory) -> Option<String> {
+        let first = &trajectory.hops.first()?.packet;
+        first.ports?;
+        let asks = |scope: &&FollowScope| {
+            scope.a.contains(&first.source) && scope.wants(first.source, first.destination)
+        };
+        let service = self.config.scopes.iter().filter(asks).find_map(|scope| scope.service.as_ref())?;
+        let is_pod =
+            matches!(self.directory.owner(first.destination, trajectory.hops[0].time_ns), Owner::Pod { .. });
+        is_pod.then(|| {
+            format!(
+                "sent to the endpoint itself, not to Service {}/{}: the client uses its address, or a BPF program at the \
+                 client's socket has put it in place of the Service's (socket load balancing)",
+                service.namespace, service.name
+            )
+        })
     }
 
     /// The follows that asked for the packet.

@@ -228,6 +228,7 @@ impl<D: Directory> Correlator<D> {
                         open.add(segment.sighting, segment.range);
                     }
                 }
+                open.drops.append(&mut other.drops);
             }
             self.recycle(other.segments);
         }
@@ -298,11 +299,13 @@ impl<D: Directory> Correlator<D> {
             opened_ns: self.now_ns,
             touched_ns: 0,
             dirty: true,
+            settling: false,
             progress: Progress::UnderWay,
             waited: false,
             repeats,
             rivals: Vec::new(),
             doubtful: false,
+            drops: Vec::new(),
         });
         self.by_age.push_back(handle);
         if self.by_age.len() > 2 * self.live() + 1024 {
@@ -343,7 +346,7 @@ impl<D: Directory> Correlator<D> {
         self.after_join(slot);
     }
 
-    fn remember_rivals(&mut self, a: u32, b: u32) {
+    pub(super) fn remember_rivals(&mut self, a: u32, b: u32) {
         let (Some(first), Some(second)) = (self.handle_of(a), self.handle_of(b)) else { return };
         for (one, other) in [(first, second), (second, first)] {
             if let Some(open) = self.get_mut(one)

@@ -1,5 +1,6 @@
 //! One packet under way: the sightings joined so far, and the rules by which another one may join.
 
+use crate::trajectory::correlate::dropped::DroppedSegment;
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::model::{Directory, Packet, Sighting};
 use crate::trajectory::order::Stage;
@@ -68,6 +69,8 @@ pub(super) struct Open {
     /// Observer's clock at the end of the batch that brought the latest sighting.
     pub(super) touched_ns: u64,
     pub(super) dirty: bool,
+    /// To be looked at again after the settle time.
+    pub(super) settling: bool,
     pub(super) progress: Progress,
     /// Was given a second grace time.
     pub(super) waited: bool,
@@ -77,6 +80,8 @@ pub(super) struct Open {
     pub(super) rivals: Vec<Handle>,
     /// A rival was not complete: the two may have been mixed up.
     pub(super) doubtful: bool,
+    /// What the kernel threw away of it.
+    pub(super) drops: Vec<DroppedSegment>,
 }
 
 impl Open {
@@ -222,7 +227,7 @@ impl Segment {
 }
 
 /// Content rules: nothing here may look at what only one machine knows.
-fn same_content(a: &Packet, a_range: Range, b: &Packet, b_range: Range, overlap: bool) -> bool {
+pub(super) fn same_content(a: &Packet, a_range: Range, b: &Packet, b_range: Range, overlap: bool) -> bool {
     if a.protocol != b.protocol
         || a.source.is_ipv4() != b.source.is_ipv4()
         || a.fragment != b.fragment

@@ -1,4 +1,5 @@
 mod datapaths;
+mod dropped;
 mod encrypted;
 mod identity;
 mod verdicts;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::trajectory::correlate::CorrelatorConfig;
-use crate::trajectory::model::Verdict;
-use crate::trajectory::testing::CLUSTER_IP;
+use crate::trajectory::correlate::{CorrelatorConfig, FollowScope};
+use crate::trajectory::model::{ServiceRef, Trajectory, Verdict};
 use crate::trajectory::testing::{
-    ACK, CURL, HTTPBIN, MS, ROUTED, ROUTED_SERVICE, SECOND, SYN, hooks, ping, run, tcp, two_nodes, udp,
+    ACK, CLUSTER_IP, CURL, HTTPBIN, MS, ROUTED, ROUTED_SERVICE, SECOND, SYN, hooks, ip, ping, run, tcp,
+    two_nodes, udp,
 };
 
 #[test]
@@ -201,10 +201,8 @@ fn complete_packets_are_reported_at_once_and_others_after_the_grace_time() {
 
 #[test]
 fn packets_of_others_that_share_an_address_are_counted_and_not_reported() {
-    use crate::trajectory::correlate::FollowScope;
-    use crate::trajectory::testing::ip;
     let world = two_nodes(false, "vxlan");
-    let scope = FollowScope { a: [ip("10.244.0.20")].into(), b: None };
+    let scope = FollowScope { a: [ip("10.244.0.20")].into(), ..FollowScope::default() };
     let mut correlator =
         world.correlator(CorrelatorConfig { scopes: vec![scope], ..CorrelatorConfig::default() });
     let out = run(&mut correlator, world.walk(SECOND, &ping(CURL, HTTPBIN, 1), ROUTED));
@@ -233,4 +231,25 @@ fn hops_come_in_order_for_every_reported_trajectory() {
     let out = world.correlate(world.walk(SECOND, &ping(CURL, HTTPBIN, 1), ROUTED));
     assert_eq!(hooks(&out[0]).len(), out[0].legs.len() + 1);
     assert_eq!(out[0].id, 1);
+}
+
+#[test]
+fn a_packet_that_goes_to_an_endpoint_of_the_followed_service_by_itself_is_noted() {
+    let world = two_nodes(false, "vxlan");
+    let service = ServiceRef { namespace: "default".to_owned(), name: "web".to_owned() };
+    let scope = FollowScope {
+        a: [ip(CURL)].into(),
+        b: Some([ip(CLUSTER_IP), ip(HTTPBIN)].into()),
+        service: Some(service),
+    };
+    let config = CorrelatorConfig { scopes: vec![scope], ..CorrelatorConfig::default() };
+    let request = tcp((CURL, 40_000), (CLUSTER_IP, 80), 1, 0, SYN);
+    let direct = tcp((CURL, 40_001), (HTTPBIN, 8080), 1, 0, SYN);
+    let mut sightings = world.walk(SECOND, &request, ROUTED_SERVICE);
+    sightings.extend(world.walk(SECOND + MS, &direct, ROUTED));
+
+    let out = run(&mut world.correlator(config), sightings);
+
+    let noted = |t: &Trajectory| t.notes.iter().any(|note| note.contains("socket load balancing"));
+    assert_eq!((noted(&out[0]), noted(&out[1])), (false, true), "{out:#?}");
 }
