@@ -1,5 +1,7 @@
 //! What a pass changes in recorded streams before they are joined: the clocks, which records come, and in which order.
 
+use std::collections::BTreeMap;
+
 use tracer::stream::{Counts, Heartbeat, Sighted};
 use tracer_lab::Chance;
 
@@ -38,7 +40,7 @@ pub(crate) struct Pass {
     pub(crate) name: &'static str,
     /// Share of the records that are withheld and told as lost.
     pub(crate) withheld: f64,
-    /// Records between two heartbeats come in any order.
+    /// Records of different packets between two heartbeats come in any order.
     pub(crate) shuffled: bool,
     /// So long the second node's stream is held up when a third of it has come; in milliseconds.
     pub(crate) late_ms: u64,
@@ -113,10 +115,29 @@ fn with_losses(counts: &Counts, withheld: u64) -> Counts {
     counts
 }
 
+/// Any order, in which only the records of one packet stay as they were: the kernel has written each before the packet
+/// went on.
 fn shuffle(items: &mut [Item], chance: &mut Chance) {
+    let key = |item: &Item| match item {
+        Item::Sighting(number, sighted) => (sighted.packet.fingerprint, *number),
+        _ => (0, 0),
+    };
     for last in (1..items.len()).rev() {
         items.swap(last, chance.below(last as u64 + 1) as usize);
     }
+    let mut places: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    for (place, item) in items.iter().enumerate() {
+        places.entry(key(item).0).or_default().push(place);
+    }
+    let mut sorted = items.to_vec();
+    for places in places.into_values() {
+        let mut of_packet: Vec<_> = places.iter().map(|place| items[*place].clone()).collect();
+        of_packet.sort_by_key(key);
+        for (place, item) in places.into_iter().zip(of_packet) {
+            sorted[place] = item;
+        }
+    }
+    items.clone_from_slice(&sorted);
 }
 
 #[cfg(test)]

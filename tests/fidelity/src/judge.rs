@@ -9,6 +9,10 @@ use crate::stream::Stream;
 use crate::told::{Hop, Trajectory};
 use crate::truth::{Carried, ORIGINAL, Truth};
 
+mod twins;
+
+use self::twins::Twins;
+
 /// Wrong judgements that are explained in full; the rest is only counted.
 const EXPLAINED: usize = 5;
 
@@ -99,6 +103,9 @@ struct Sight {
 /// One packet or copy.
 type Unit = (u32, u8);
 
+/// The points at which each packet was recorded, with its last time there.
+type Expected = BTreeMap<Unit, BTreeMap<(String, String, String), u64>>;
+
 /// Judges what was told of a recording whose clocks were changed like this.
 ///
 /// # Errors
@@ -133,12 +140,14 @@ pub(crate) fn judge(
             ensure!(twin.is_none_or(|twin| twin.carried == *carried), "two records of one time at one point");
         }
     }
-    let expected = expected_points(&sights, truth);
+    let mut expected = expected_points(&sights, truth);
     judgement.packets = expected.len();
+    let mut twins = Twins::set_apart(&mut expected, truth);
     let limit_ns = widest_bound(&sights, truth);
     let mut told_of: BTreeMap<Unit, Vec<(&Trajectory, bool)>> = BTreeMap::new();
     for trajectory in told {
-        let found: Vec<Option<&Sight>> = trajectory.hops.iter().map(|hop| sights.get(&key(hop))).collect();
+        let found: Vec<Option<&Sight>> =
+            trajectory.hops.iter().map(|hop| find(hop, &sights, clocks)).collect();
         if found.iter().any(Option::is_none) {
             judgement.wrong_joins += 1;
             judgement.wrong("told a hop that was never recorded", trajectory, &found, truth);
@@ -146,6 +155,9 @@ pub(crate) fn judge(
         }
         let Some(units) = common_units(&found) else { continue };
         judge_times(&mut judgement, trajectory, &found, limit_ns);
+        if twins.take(trajectory, &found) {
+            continue;
+        }
         if units.is_empty() {
             if trajectory.ambiguous.is_some() {
                 judgement.ambiguous += 1;
@@ -189,19 +201,32 @@ pub(crate) fn judge(
             Some(_) => judgement.incomplete += 1,
         }
     }
+    twins.settle(&mut judgement);
     Ok(judgement)
+}
+
+/// The record of a hop. Before its stream's first heartbeat tracer does not know a clock's wall time, and prints the bare
+/// one.
+fn find<'a>(
+    hop: &Hop,
+    sights: &'a HashMap<(String, String, String, u64), Sight>,
+    clocks: &[Clock; 2],
+) -> Option<&'a Sight> {
+    let mut key = key(hop);
+    let time_ns = key.3;
+    let walls = [0].into_iter().chain(clocks.iter().map(|clock| clock.wall_ns));
+    walls.map(|wall_ns| time_ns.wrapping_add(wall_ns)).find_map(|time_ns| {
+        key.3 = time_ns;
+        sights.get(&key)
+    })
 }
 
 fn key(hop: &Hop) -> (String, String, String, u64) {
     (hop.place(), hop.device.clone(), hop.direction.clone(), hop.time_ns)
 }
 
-/// The points at which each packet was recorded, with its last time there.
-fn expected_points(
-    sights: &HashMap<(String, String, String, u64), Sight>,
-    truth: &Truth,
-) -> BTreeMap<Unit, BTreeMap<(String, String, String), u64>> {
-    let mut expected: BTreeMap<Unit, BTreeMap<_, u64>> = BTreeMap::new();
+fn expected_points(sights: &HashMap<(String, String, String, u64), Sight>, truth: &Truth) -> Expected {
+    let mut expected = Expected::new();
     // Where several packets of equal content cannot be told apart, none is known to have been there.
     let certain = sights.values().filter(|sight| {
         sight.carried.len() == 1
@@ -242,7 +267,7 @@ fn judge_verdict(
     found: &[Option<&Sight>],
     unit: Unit,
     units: &[Unit],
-    expected: &BTreeMap<Unit, BTreeMap<(String, String, String), u64>>,
+    expected: &Expected,
     truth: &Truth,
 ) -> Option<bool> {
     let arrived = |unit: &Unit| is_delivered(told, *unit, truth);

@@ -35,6 +35,8 @@ pub(crate) struct Emission {
     /// For explanations.
     pub(crate) what: String,
     pub(crate) bytes: Option<Bytes>,
+    /// The first emission of the very same content, which may be itself: nothing in the packets tells the two apart.
+    pub(crate) twin: u32,
     /// What the relay handed on or the own node delivered, by copy; empty if nothing came of it.
     pub(crate) copies: BTreeMap<u8, Arrived>,
     /// What the relay did to it, for explanations.
@@ -80,6 +82,7 @@ impl Truth {
         let mut emissions = Vec::new();
         let mut sources = [Sources::default(), Sources::default()];
         let mut payloads = Vec::new();
+        let mut twins = BTreeMap::new();
         for (node, direction, glimpse, seen) in &seen {
             if *direction == Direction::Egress {
                 let carried = Carried { emission: emissions.len() as u32, copy: ORIGINAL };
@@ -91,6 +94,9 @@ impl Truth {
                 emissions.push(Emission {
                     what: describe(seen),
                     bytes: glimpse.content.bytes,
+                    twin: *twins
+                        .entry((*node, glimpse.content.kind.clone(), &seen.transport, &seen.payload))
+                        .or_insert(carried.emission),
                     copies: BTreeMap::new(),
                     on_the_wire: String::new(),
                 });

@@ -196,7 +196,11 @@ mod tests {
 
     fn pod(name: &str, node: &str, inode: u64, host_network: bool) -> LocalPod {
         LocalPod {
-            pod: Arc::new(PodRef { namespace: "default".to_owned(), name: name.to_owned(), uid: String::new() }),
+            pod: Arc::new(PodRef {
+                namespace: "default".to_owned(),
+                name: name.to_owned(),
+                uid: String::new(),
+            }),
             node: node.into(),
             netns: Netns::made_up(inode),
             host_network,
@@ -209,7 +213,10 @@ mod tests {
     /// Two nodes that are namespaces of one machine, as in the lab, and a pod on the first.
     fn two_nodes() -> Survey {
         Survey {
-            nodes: vec![node("node-1", NODE_1, &[(2, "ens5"), (7, "lxccurl")]), node("node-2", NODE_2, &[(2, "ens6")])],
+            nodes: vec![
+                node("node-1", NODE_1, &[(2, "ens5"), (7, "lxccurl")]),
+                node("node-2", NODE_2, &[(2, "ens6")]),
+            ],
             pods: vec![pod("curl", "node-1", CURL, false), pod("proxy", "node-1", NODE_1, true)],
             problems: Vec::new(),
         }
@@ -222,7 +229,11 @@ mod tests {
         Some((place.node.to_string(), pod, place.device.map(|device| device.to_string())))
     }
 
-    fn place(node: &str, pod: Option<&str>, device: Option<&str>) -> Option<(String, Option<String>, Option<String>)> {
+    fn place(
+        node: &str,
+        pod: Option<&str>,
+        device: Option<&str>,
+    ) -> Option<(String, Option<String>, Option<String>)> {
         Some((node.to_owned(), pod.map(str::to_owned), device.map(str::to_owned)))
     }
 

@@ -255,7 +255,10 @@ impl Observer {
             channel_full: counters.channel_full.load(Ordering::Relaxed),
             undecodable: counters.undecodable.load(Ordering::Relaxed),
             unattributed: self.unattributed,
-            drop_records: self.drops.as_ref().map_or(Ok(0), |_| self.programs.drop_outcomes().map(|drops| drops.lost()))?,
+            drop_records: self
+                .drops
+                .as_ref()
+                .map_or(Ok(0), |_| self.programs.drop_outcomes().map(|drops| drops.lost()))?,
             drops_elsewhere: self.drops.as_ref().map_or(0, Drops::elsewhere),
         })
     }

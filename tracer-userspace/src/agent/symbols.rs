@@ -37,7 +37,8 @@ impl Symbols {
         for line in lines.lines() {
             let line = line?;
             let mut words = line.split_ascii_whitespace();
-            let (Some(address), Some("t" | "T" | "w" | "W"), Some(name)) = (words.next(), words.next(), words.next())
+            let (Some(address), Some("t" | "T" | "w" | "W"), Some(name)) =
+                (words.next(), words.next(), words.next())
             else {
                 continue;
             };

@@ -117,7 +117,9 @@ fn drop_reasons(kernel: &Kernel) -> Option<DropReasons> {
         return None;
     }
     DropReasons::of_this_kernel()
-        .inspect_err(|error| notice(&format!("note: kernel {} does not tell of drops: {error}", kernel.release)))
+        .inspect_err(|error| {
+            notice(&format!("note: kernel {} does not tell of drops: {error}", kernel.release))
+        })
         .ok()
 }
 
@@ -142,8 +144,8 @@ impl<'a> Observation<'a> {
             vxlan_port: hooks.vxlan_port,
             has_tcx: kernel.has(Feature::Tcx),
         };
-        let (mut observer, records) =
-            Observer::start(options, drop_reasons(&kernel)).map_err(|error| Failure::Failed(error.to_string()))?;
+        let (mut observer, records) = Observer::start(options, drop_reasons(&kernel))
+            .map_err(|error| Failure::Failed(error.to_string()))?;
         if options.load.log_level > 0 {
             observer.log_programs().map_err(|error| Failure::Failed(error.to_string()))?;
         }

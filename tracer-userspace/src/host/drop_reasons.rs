@@ -55,15 +55,13 @@ impl DropReasons {
     }
 
     fn from_types(types: &Types<'_>) -> Result<Self, DropReasonsError> {
-        let missing =
-            |what: String| DropReasonsError::Missing { what, unknown_kind: types.unknown_kind() };
+        let missing = |what: String| DropReasonsError::Missing { what, unknown_kind: types.unknown_kind() };
         let offset = |structure: &str, path: &[&str]| {
             types
                 .member_offset(structure, path)
                 .ok_or_else(|| missing(format!("{} in struct {structure}", path.join("."))))
         };
-        let enumerators =
-            types.enumerators(REASONS).ok_or_else(|| missing(format!("enum {REASONS}")))?;
+        let enumerators = types.enumerators(REASONS).ok_or_else(|| missing(format!("enum {REASONS}")))?;
         let number = |name: &str| {
             enumerators.iter().find(|(_, known)| known == name).map_or(NO_REASON, |(number, _)| *number)
         };
@@ -161,7 +159,8 @@ mod tests {
 
     #[test]
     fn what_the_btf_does_not_say_is_named_with_the_reason_why() {
-        let error = DropReasonsError::Missing { what: "head in struct sk_buff".to_owned(), unknown_kind: Some(23) };
+        let error =
+            DropReasonsError::Missing { what: "head in struct sk_buff".to_owned(), unknown_kind: Some(23) };
         assert_eq!(
             error.to_string(),
             "the kernel's BTF does not say where head in struct sk_buff is (it has types of kind 23, which this tracer \

@@ -2,7 +2,7 @@
 
 use super::{
     Btf, KIND_CONST, KIND_ENUM, KIND_ENUM64, KIND_FUNC_PROTO, KIND_POINTER, KIND_RESTRICT, KIND_STRUCT,
-    KIND_TYPEDEF, KIND_TYPE_TAG, KIND_UNION, KIND_VOLATILE, Type, read_u32,
+    KIND_TYPE_TAG, KIND_TYPEDEF, KIND_UNION, KIND_VOLATILE, Type, read_u32,
 };
 
 /// How deep types are followed: deeper than anybody nests them, so that a circle ends.
@@ -97,8 +97,7 @@ impl<'a> Types<'a> {
 
     /// The type without what only qualifies it or gives it another name.
     fn unwrapped(&self, id: u32) -> Option<Type<'a>> {
-        const WRAPPERS: [u32; 5] =
-            [KIND_TYPEDEF, KIND_VOLATILE, KIND_CONST, KIND_RESTRICT, KIND_TYPE_TAG];
+        const WRAPPERS: [u32; 5] = [KIND_TYPEDEF, KIND_VOLATILE, KIND_CONST, KIND_RESTRICT, KIND_TYPE_TAG];
         let mut found = self.by_id(id)?;
         for _ in 0..DEEPEST {
             if !WRAPPERS.contains(&found.kind) {

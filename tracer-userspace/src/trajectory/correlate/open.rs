@@ -110,9 +110,10 @@ impl Open {
             }
         }
         let source =
-            self.fit_end(sighting, self.sources, Endpoint::source, directory, rewrite::judge_source)?;
+            self.fit_end(sighting, range, self.sources, Endpoint::source, directory, rewrite::judge_source)?;
         let destination = self.fit_end(
             sighting,
+            range,
             self.destinations,
             Endpoint::destination,
             directory,
@@ -125,6 +126,7 @@ impl Open {
     fn fit_end<D: Directory + ?Sized>(
         &self,
         sighting: &Sighting,
+        range: Range,
         values: Values,
         end: fn(&Packet) -> Endpoint,
         directory: &D,
@@ -132,7 +134,7 @@ impl Open {
     ) -> Option<u8> {
         let value = end(&sighting.packet);
         if values.contains(value) {
-            if values.second.is_some() && !self.keeps_one_change(sighting, value, end) {
+            if values.second.is_some() && !self.keeps_one_change(sighting, range, value, end) {
                 return None;
             }
             return Some(0);
@@ -141,7 +143,7 @@ impl Open {
             return None;
         }
         // Which of the two values came first is known on one clock only.
-        let on_clock = || self.segments.iter().filter(|s| s.sighting.point.clock == sighting.point.clock);
+        let on_clock = || self.ordered_with(sighting, range);
         let known_before = on_clock().any(|s| s.sighting.time_ns < sighting.time_ns);
         let known_after = on_clock().any(|s| s.sighting.time_ns > sighting.time_ns);
         if known_before && known_after {
@@ -165,10 +167,24 @@ impl Open {
         best
     }
 
+    /// Sightings of the same bytes on the same clock: between them and this one, before and after mean something. A
+    /// later piece of a packet may set out when the first has arrived already.
+    fn ordered_with(&self, sighting: &Sighting, range: Range) -> impl Iterator<Item = &Segment> {
+        let clock = sighting.point.clock;
+        let is_ordered = move |s: &&Segment| s.sighting.point.clock == clock && s.range.overlaps(range);
+        self.segments.iter().filter(is_ordered)
+    }
+
     /// Sightings on one clock show each value in one unbroken stretch of time.
-    fn keeps_one_change(&self, sighting: &Sighting, value: Endpoint, end: fn(&Packet) -> Endpoint) -> bool {
+    fn keeps_one_change(
+        &self,
+        sighting: &Sighting,
+        range: Range,
+        value: Endpoint,
+        end: fn(&Packet) -> Endpoint,
+    ) -> bool {
         let (mut first, mut last) = (sighting.time_ns, sighting.time_ns);
-        let on_clock = || self.segments.iter().filter(|s| s.sighting.point.clock == sighting.point.clock);
+        let on_clock = || self.ordered_with(sighting, range);
         for segment in on_clock().filter(|s| end(&s.sighting.packet) == value) {
             first = first.min(segment.sighting.time_ns);
             last = last.max(segment.sighting.time_ns);

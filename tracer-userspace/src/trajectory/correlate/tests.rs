@@ -1,5 +1,6 @@
 mod datapaths;
 mod dropped;
 mod encrypted;
+mod fidelity;
 mod identity;
 mod verdicts;
