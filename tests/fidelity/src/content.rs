@@ -41,6 +41,7 @@ struct Whole {
     fragment: Option<u32>,
     icmp: Option<(u8, u8)>,
     flags: u8,
+    window: u16,
     length: usize,
 }
 
@@ -87,12 +88,12 @@ impl Bytes {
 impl Content {
     /// Of a captured packet.
     pub(crate) fn captured(seen: &Seen) -> Self {
-        let (sequence, acknowledgment, flags, timestamps, icmp) = match &seen.transport {
-            Transport::Tcp { seq, ack, flags, options, .. } => {
-                (*seq, *ack, flag_bits(flags), tcp_timestamps(options), None)
+        let (sequence, acknowledgment, flags, window, timestamps, icmp) = match &seen.transport {
+            Transport::Tcp { seq, ack, flags, window, options } => {
+                (*seq, *ack, flag_bits(flags), *window, tcp_timestamps(options), None)
             }
-            Transport::Icmp { r#type, code, seq } => (u32::from(*seq), 0, 0, None, Some((*r#type, *code))),
-            Transport::Udp | Transport::Other => (0, 0, 0, None, None),
+            Transport::Icmp { r#type, code, seq } => (u32::from(*seq), 0, 0, 0, None, Some((*r#type, *code))),
+            Transport::Udp | Transport::Other => (0, 0, 0, 0, None, None),
         };
         Self::new(Parts {
             protocol: seen.protocol,
@@ -101,6 +102,7 @@ impl Content {
             sequence,
             acknowledgment,
             flags,
+            window,
             timestamps,
             icmp,
             identification: seen.identification,
@@ -120,6 +122,7 @@ impl Content {
             sequence: if has_sequence { packet.sequence } else { 0 },
             acknowledgment: packet.acknowledgment,
             flags: packet.tcp_flags,
+            window: if packet.protocol == TCP { packet.window } else { 0 },
             timestamps: packet.tcp_timestamps,
             icmp: packet.icmp.map(|icmp| (icmp.kind, icmp.code)),
             identification: (packet.source.is_ipv4() || packet.fragment.is_some())
@@ -137,6 +140,7 @@ impl Content {
             fragment: parts.fragment,
             icmp: parts.icmp,
             flags: parts.flags,
+            window: parts.window,
             // A record has the length behind the transport's header, a capture of a later fragment that behind IP's.
             length: if parts.fragment.is_some() || parts.icmp.is_some() { 0 } else { parts.length },
         };
@@ -166,6 +170,7 @@ struct Parts {
     sequence: u32,
     acknowledgment: u32,
     flags: u8,
+    window: u16,
     timestamps: Option<(u32, u32)>,
     icmp: Option<(u8, u8)>,
     identification: Option<u32>,
@@ -194,8 +199,53 @@ fn tcp_timestamps(mut options: &[u8]) -> Option<(u32, u32)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    fn parts(protocol: u8, identification: Option<u32>, sequence: u32, length: usize) -> Parts {
+        let source = if identification.is_some() { [10, 0, 0, 1].into() } else { [0; 16].into() };
+        Parts {
+            protocol,
+            source,
+            ports: Some((40_000, 80)),
+            sequence,
+            acknowledgment: 1,
+            flags: 0x10,
+            window: 500,
+            timestamps: (protocol == TCP).then_some((1, 2)),
+            icmp: None,
+            identification,
+            fragment: None,
+            length,
+        }
+    }
+
+    /// A datagram; IPv6 without an identification.
+    pub(crate) fn datagram(identification: Option<u32>) -> Content {
+        Content::new(parts(17, identification, 0, 12))
+    }
+
+    /// Bytes of one TCP stream; over IPv6 without an identification.
+    pub(crate) fn data(identification: Option<u32>, start: u32, length: usize) -> Content {
+        Content::new(parts(TCP, identification, start, length))
+    }
+
+    #[test]
+    fn nat_of_a_service_leaves_the_content_alone() {
+        let before = parts(TCP, Some(7), 1000, 0);
+        let after = Parts {
+            source: [10, 96, 0, 1].into(),
+            ports: Some((40_000, 8080)),
+            ..parts(TCP, Some(7), 1000, 0)
+        };
+        assert_eq!(Content::new(before), Content::new(after));
+    }
+
+    #[test]
+    fn a_fin_is_not_the_acknowledgment_before_it() {
+        let fin = Parts { flags: 0x11, ..parts(TCP, None, 1000, 0) };
+        assert_ne!(Content::new(parts(TCP, None, 1000, 0)).kind, Content::new(fin).kind);
+    }
 
     fn bytes(start: u32, length: u32) -> Bytes {
         Bytes { start, length }

@@ -1,17 +1,18 @@
 //! What was told against what is true.
 
+#[cfg(test)]
+mod tests;
+mod twins;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Result, ensure};
 
+use self::twins::Twins;
 use crate::change::Clock;
 use crate::stream::Stream;
 use crate::told::{Hop, Trajectory};
 use crate::truth::{Carried, ORIGINAL, Truth};
-
-mod twins;
-
-use self::twins::Twins;
 
 /// Wrong judgements that are explained in full; the rest is only counted.
 const EXPLAINED: usize = 5;

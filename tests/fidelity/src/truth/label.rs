@@ -123,3 +123,70 @@ fn has_counted_up(a: &Content, b: &Content) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::tests::{data, datagram};
+
+    fn sources(of: Vec<(u64, Content)>) -> Sources {
+        let mut sources = Sources::default();
+        for (number, (time_ns, content)) in (0..).zip(of) {
+            let carried = Carried { emission: number, copy: 0 };
+            sources.add(Source { time_ns, content, carried });
+        }
+        sources.sort();
+        sources
+    }
+
+    fn label(sources: &Sources, glimpses: Vec<(u64, Content)>) -> Vec<Vec<u32>> {
+        let glimpses: Vec<_> = glimpses
+            .into_iter()
+            .map(|(time_ns, content)| Glimpse { place: String::new(), time_ns, content })
+            .collect();
+        let labels = sources.label(&glimpses.iter().collect::<Vec<_>>());
+        labels.iter().map(|carried| carried.iter().map(|carried| carried.emission).collect()).collect()
+    }
+
+    #[test]
+    fn equal_packets_keep_their_order() {
+        let sources = sources(vec![(10, datagram(None)), (20, datagram(None))]);
+        assert_eq!(label(&sources, vec![(40, datagram(None)), (30, datagram(None))]), [[1], [0]]);
+    }
+
+    #[test]
+    fn where_one_of_two_equal_packets_is_missing_it_may_be_either() {
+        let sources = sources(vec![(10, datagram(None)), (20, datagram(None))]);
+        assert_eq!(label(&sources, vec![(30, datagram(None))]), [[0, 1]]);
+    }
+
+    #[test]
+    fn an_identification_tells_equal_packets_apart() {
+        let sources = sources(vec![(10, datagram(Some(1))), (20, datagram(Some(2)))]);
+        assert_eq!(label(&sources, vec![(30, datagram(Some(2)))]), [[1]]);
+    }
+
+    #[test]
+    fn pieces_are_of_the_packet_that_was_cut_and_a_merged_one_of_all() {
+        let whole = data(Some(7), 1000, 3000);
+        let pieces = [(7, 1000), (8, 2000), (9, 3000)].map(|(id, start)| data(Some(id), start, 1000));
+        let cut = sources(vec![(10, whole.clone())]);
+        let seen = pieces.iter().map(|piece| (20, piece.clone())).collect();
+        assert_eq!(label(&cut, seen), [[0], [0], [0]]);
+        let merged = sources(pieces.into_iter().map(|piece| (10, piece)).collect());
+        assert_eq!(label(&merged, vec![(20, whole)]), [[0, 1, 2]]);
+    }
+
+    #[test]
+    fn a_retransmission_within_a_millisecond_has_another_identification() {
+        let sources = sources(vec![(10, data(Some(7), 1000, 500)), (20, data(Some(40), 1000, 500))]);
+        assert_eq!(label(&sources, vec![(30, data(Some(40), 1000, 500))]), [[1]]);
+    }
+
+    #[test]
+    fn without_identifications_bytes_that_come_twice_are_the_first_and_then_the_second() {
+        let sources = sources(vec![(10, data(None, 1000, 500)), (20, data(None, 1000, 500))]);
+        let seen = vec![(30, data(None, 1000, 500)), (40, data(None, 1000, 500))];
+        assert_eq!(label(&sources, seen), [[0], [1]]);
+    }
+}
