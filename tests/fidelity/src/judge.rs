@@ -107,7 +107,8 @@ type Unit = (u32, u8);
 /// The points at which each packet was recorded, with its last time there.
 type Expected = BTreeMap<Unit, BTreeMap<(String, String, String), u64>>;
 
-/// Judges what was told of a recording whose clocks were changed like this.
+/// Judges what was told of a recording whose clocks were changed like this. Where records were `withheld`, nothing is left
+/// to tell the copies of one packet apart by, and parts of a packet may be told apart if one says that records are missing.
 ///
 /// # Errors
 /// When a clock makes one time of two.
@@ -116,6 +117,7 @@ pub(crate) fn judge(
     streams: &[Stream; 2],
     clocks: &[Clock; 2],
     truth: &Truth,
+    withheld: bool,
 ) -> Result<Judgement> {
     let mut judgement = Judgement::default();
     let mut sights: HashMap<(String, String, String, u64), Sight> = HashMap::new();
@@ -159,8 +161,8 @@ pub(crate) fn judge(
         if twins.take(trajectory, &found) {
             continue;
         }
-        if units.is_empty() {
-            if trajectory.ambiguous.is_some() {
+        if units.is_empty() || runs_against_time(trajectory, &found) {
+            if trajectory.ambiguous.is_some() || withheld && is_one_packet(&found) {
                 judgement.ambiguous += 1;
             } else {
                 judgement.wrong_joins += 1;
@@ -184,9 +186,11 @@ pub(crate) fn judge(
         let is_whole =
             expected.get(&unit).is_some_and(|all| all.iter().all(|(point, _)| points.contains(point)));
         let others = told_of.entry(unit).or_default();
-        let is_split = others.iter().any(|(other, _)| has_same_bytes(other, trajectory))
-            && units.len() == 1
-            && trajectory.ambiguous.is_none();
+        let is_split = units.len() == 1
+            && trajectory.ambiguous.is_none()
+            && others.iter().any(|(other, _)| {
+                has_same_bytes(other, trajectory) && !says_that_records_are_missing([other, trajectory])
+            });
         others.push((trajectory, is_whole && verdict == Some(true)));
         if is_split {
             judgement.wrong_joins += 1;
@@ -260,6 +264,28 @@ fn common_units(found: &[Option<&Sight>]) -> Option<Vec<Unit>> {
         sight.carried.iter().any(is_of)
     };
     Some(copies.into_iter().filter(|unit| known.iter().all(|sight| is_in(sight, *unit))).collect())
+}
+
+/// Whether all hops are of one packet, whatever copy of it.
+fn is_one_packet(found: &[Option<&Sight>]) -> bool {
+    let emissions =
+        |sight: &&Sight| -> BTreeSet<u32> { sight.carried.iter().map(|carried| carried.emission).collect() };
+    let known = found.iter().flatten().filter(|sight| !sight.carried.is_empty());
+    known.map(emissions).reduce(|common, of_one| &common & &of_one).is_some_and(|common| !common.is_empty())
+}
+
+/// Whether a later hop has an earlier time by the same clock. Pieces of a packet may overtake each other.
+fn runs_against_time(told: &Trajectory, found: &[Option<&Sight>]) -> bool {
+    let is_cut = told.tcp.is_some() && told.payload_length > 0;
+    let sights = || found.iter().flatten();
+    !is_cut
+        && (0..2).any(|stream| {
+            !sights().filter(|sight| sight.stream == stream).map(|sight| sight.time_ns).is_sorted()
+        })
+}
+
+fn says_that_records_are_missing(told: [&Trajectory; 2]) -> bool {
+    told.iter().any(|told| told.verdict == "unknown" && told.lost_records > 0)
 }
 
 /// Whether the verdict is right; `None` where it says that it does not know.

@@ -19,7 +19,7 @@ use crate::truth::{Evidence, Truth};
 const NODES: [&str; 2] = ["telekom-xwkb3", "telekom-xwkb8"];
 const FILES: [&str; 2] = ["near.stream", "far.stream"];
 /// How long the observers go on when nothing more is sent: packets that are lost must be known as lost before the streams
-/// end, at twice the speed.
+/// end.
 const QUIET: Duration = Duration::from_millis(1500);
 
 /// How a recording came about.

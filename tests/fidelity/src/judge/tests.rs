@@ -106,7 +106,7 @@ fn told(hops: &[(&str, &str, u64)], verdict: &str, after: Option<usize>) -> Traj
 
 fn judged(told: &[Trajectory]) -> Judgement {
     let (streams, truth) = recorded();
-    judge(told, &streams, &[CLOCK, CLOCK], &truth).unwrap()
+    judge(told, &streams, &[CLOCK, CLOCK], &truth, false).unwrap()
 }
 
 const SENT: (&str, &str, u64) = ("a", "egress", 100);
