@@ -157,7 +157,7 @@ pub struct DropRecord {
     pub location: u64,
     /// `enum skb_drop_reason` of the running kernel: its numbers differ between kernels.
     pub reason: u32,
-    /// Inode number of the network namespace of the packet's device, else of its socket; 0 where it had neither.
+    /// Inode number of the network namespace of the packet's device, else of its socket or route; 0 where it had none.
     pub netns: u32,
 }
 

@@ -1,11 +1,11 @@
 //! Where finished trajectories go: text or JSON on stdout, and the summary at the end.
 
-use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
 
 use tracer_common::outcome::Outcome;
 
 use super::site::Names;
+use super::wall::WallClocks;
 use crate::agent::observer::Losses;
 use crate::agent::programs::Outcomes;
 use crate::app::{Failure, wants_color};
@@ -23,8 +23,7 @@ pub struct Teller {
     format: Format,
     style: Style,
     names: Names,
-    /// To be added to times of a clock.
-    wall_clocks: HashMap<ClockId, i128>,
+    wall_clocks: WallClocks,
     summary: Summary,
     told: u64,
     most: Option<u64>,
@@ -45,7 +44,7 @@ impl Teller {
             format: args.output,
             style: Style { colour: wants_color(args.color) },
             names,
-            wall_clocks: HashMap::new(),
+            wall_clocks: WallClocks::default(),
             summary: Summary::default(),
             told: 0,
             most: args.count,
@@ -53,10 +52,9 @@ impl Teller {
         }
     }
 
-    /// What to add to times of a clock for the wall clock beside it. Set once, so that times do not jump when that is
-    /// set.
-    pub fn set_wall_clock(&mut self, clock: ClockId, offset_ns: i128) {
-        self.wall_clocks.entry(clock).or_insert(offset_ns);
+    /// What times are told by.
+    pub fn wall_clocks(&mut self) -> &mut WallClocks {
+        &mut self.wall_clocks
     }
 
     /// Trajectories told so far.
@@ -82,10 +80,7 @@ impl Teller {
             return Ok(());
         }
         let wall_clocks = &self.wall_clocks;
-        let wall_clock = |clock: ClockId, time_ns: u64| {
-            let offset_ns = wall_clocks.get(&clock).copied().unwrap_or_default();
-            u64::try_from(i128::from(time_ns) + offset_ns).unwrap_or_default()
-        };
+        let wall_clock = |clock: ClockId, time_ns: u64| wall_clocks.wall_ns(clock, time_ns);
         match self.format {
             Format::Text => {
                 text::write_trajectory(&mut self.out, trajectory, &self.names, &wall_clock, self.style)?;
@@ -122,6 +117,8 @@ impl Teller {
             channel_full: losses.channel_full,
             undecodable: losses.undecodable,
             unattributed: losses.unattributed,
+            drop_records: losses.drop_records,
+            drops_elsewhere: losses.drops_elsewhere,
             evicted: correlator.evicted,
             unrelated: correlator.unrelated,
         };

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 
 use crate::output::WallClock;
+use crate::output::estimate::estimate;
 use crate::trajectory::expect;
 use crate::trajectory::model::{
     DeviceRole, Direction, Directory, DropPlace, Encapsulation, Hop, Latency, MissingHop, ObservationPoint,
@@ -193,7 +194,7 @@ fn write_hop(
         None => String::new(),
         Some(Latency::Exact { ns }) => format!("+{}", duration(ns)),
         Some(Latency::Estimated { ns, error_ns }) => {
-            let text = format!("+{} +/- {}", duration(ns), duration(error_ns));
+            let text = format!("+{}", estimate(ns, error_ns));
             writeln!(out, "{text:>TIME_WIDTH$}  between two clocks")?;
             String::new()
         }

@@ -3,7 +3,7 @@
 use crate::trajectory::correlate::assemble::{self, Context, Judged};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::correlate::range::Range;
-use crate::trajectory::correlate::{Correlator, Done, FollowScope};
+use crate::trajectory::correlate::{Correlator, Done, FollowScope, clocks};
 use crate::trajectory::model::{Directory, Owner, Trajectory};
 use crate::trajectory::order::{NIC_OUT, POD_IN, Stage};
 
@@ -191,9 +191,15 @@ impl<D: Directory> Correlator<D> {
                 self.counters.unrelated += 1;
                 continue;
             };
+            let is_certain = self.is_certain(&open, &unit);
             let mut trajectory = unit.into_trajectory(&open, &self.directory, follows);
             trajectory.notes.extend(self.without_service(&trajectory));
-            self.done.push(Done { serial: open.serial, repeats: open.repeats, trajectory });
+            if is_certain {
+                self.learn_clocks(&trajectory);
+            }
+            let Open { serial, repeats, .. } = open;
+            let waits_since_ns = (!open.dirty && open.touched_ns > 0).then_some(open.touched_ns);
+            self.done.push(Done { serial, repeats, waits_since_ns, trajectory });
         }
         self.recycle(open.segments);
     }
@@ -241,7 +247,12 @@ impl<D: Directory> Correlator<D> {
         let mut done = std::mem::take(&mut self.done);
         done.sort_by_key(|done| done.serial);
         let mut held = Vec::new();
-        for mut finished in done {
+        let too_many = done.len().saturating_sub(clocks::MAX_WAITING);
+        for (number, mut finished) in done.into_iter().enumerate() {
+            if !all && number >= too_many && self.awaits_clocks(&mut finished) {
+                held.push(finished);
+                continue;
+            }
             if let Some(earlier) = finished.repeats {
                 let id = self.history.id_of(earlier.serial);
                 let pending = self.get(earlier).is_some()
@@ -252,6 +263,7 @@ impl<D: Directory> Correlator<D> {
                 }
                 finished.trajectory.retransmission_of = id;
             }
+            self.time_crossings(&mut finished.trajectory);
             finished.trajectory.id = self.next_id;
             self.history.reported(finished.serial, self.next_id);
             self.next_id += 1;

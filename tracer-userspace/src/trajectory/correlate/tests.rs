@@ -1,3 +1,4 @@
+mod clocks;
 mod datapaths;
 mod dropped;
 mod encrypted;
