@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
-use tracer_integration::Seen;
+use tracer_integration::{Seen, Transport};
 use tracer_lab::{Captured, CapturedPacket, Direction, Lab, RelayLog};
 
 use self::label::{Glimpse, Source, Sources};
@@ -91,11 +91,13 @@ impl Truth {
                     content: glimpse.content.clone(),
                     carried,
                 });
+                // NAT changes what an ICMP error quotes.
+                let payload: &[u8] = if is_icmp_error(seen) { &[] } else { &seen.payload };
                 emissions.push(Emission {
                     what: describe(seen),
                     bytes: glimpse.content.bytes,
                     twin: *twins
-                        .entry((*node, glimpse.content.kind.clone(), &seen.transport, &seen.payload))
+                        .entry((*node, glimpse.content.kind.clone(), &seen.transport, payload))
                         .or_insert(carried.emission),
                     copies: BTreeMap::new(),
                     on_the_wire: String::new(),
@@ -174,7 +176,8 @@ fn add_departures(
         for ((number, _, seen), labels) in of_node.into_iter().zip(labels) {
             for carried in &labels {
                 let payload = payloads[carried.emission as usize];
-                let is_part = seen.payload.is_empty()
+                let is_part = is_icmp_error(seen)
+                    || seen.payload.is_empty()
                     || payload.windows(seen.payload.len()).any(|window| window == seen.payload);
                 ensure!(
                     is_part,
@@ -249,9 +252,12 @@ fn label_stream(stream: &Stream, sources: &Sources) -> Result<Vec<Vec<Carried>>>
     Ok(labels)
 }
 
+fn is_icmp_error(seen: &Seen) -> bool {
+    matches!(seen.transport, Transport::Icmp { r#type, .. } if ![0, 8, 128, 129].contains(&r#type))
+}
+
 fn is_neighbour_discovery(seen: &Seen) -> bool {
-    matches!(seen.transport, tracer_integration::Transport::Icmp { r#type: 133..=137, .. })
-        && seen.src.ip.is_ipv6()
+    matches!(seen.transport, Transport::Icmp { r#type: 133..=137, .. }) && seen.src.ip.is_ipv6()
 }
 
 fn describe(seen: &Seen) -> String {
