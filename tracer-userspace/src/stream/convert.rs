@@ -9,7 +9,7 @@ use tracer_common::record::MAX_TUNNELS;
 use super::{Sighted, wire};
 use crate::trajectory::model::{
     ClockId, DeviceRole, Direction, DropPlace, DropSighting, Encapsulation, IcmpHeader, ObservationPoint,
-    Packet, PodRef, PointId, Sighting,
+    Packet, PodRef, PointId, Quote, Sighting,
 };
 
 /// Longest name of anything, bytes: Kubernetes' longest has 253.
@@ -182,6 +182,39 @@ fn packet_to_wire(packet: &Packet, point: u32, time_ns: u64) -> wire::Sighting {
             identifier: icmp.identifier.into(),
         }),
         encapsulation: packet.encapsulation.iter().map(encapsulation_to_wire).collect(),
+        quote: packet.quote.as_ref().map(quote_to_wire),
+    }
+}
+
+fn quote_to_wire(quote: &Quote) -> wire::Quote {
+    wire::Quote {
+        destination: octets(quote.destination),
+        protocol: quote.protocol.into(),
+        identification: quote.identification.into(),
+        source_port: quote.ports.map(|ports| ports.0.into()),
+        destination_port: quote.ports.map(|ports| ports.1.into()),
+        sequence: quote.sequence,
+        mtu: quote.mtu.unwrap_or(0).into(),
+    }
+}
+
+fn quote_from_wire(quote: &wire::Quote) -> Checked<Quote> {
+    let mtu = short(quote.mtu)?;
+    Ok(Quote {
+        destination: address(&quote.destination)?,
+        protocol: byte(quote.protocol)?,
+        identification: short(quote.identification)?,
+        ports: ports(quote.source_port, quote.destination_port)?,
+        sequence: quote.sequence,
+        mtu: (mtu != 0).then_some(mtu),
+    })
+}
+
+fn ports(source: Option<u32>, destination: Option<u32>) -> Checked<Option<(u16, u16)>> {
+    match (source, destination) {
+        (None, None) => Ok(None),
+        (Some(source), Some(destination)) => Ok(Some((short(source)?, short(destination)?))),
+        _ => Err(Invalid("a packet has only one port")),
     }
 }
 
@@ -197,11 +230,7 @@ fn encapsulation_to_wire(outer: &Encapsulation) -> wire::Encapsulation {
 }
 
 pub(super) fn sighting_from_wire(sighting: wire::Sighting) -> Checked<Sighted> {
-    let ports = match (sighting.source_port, sighting.destination_port) {
-        (None, None) => None,
-        (Some(source), Some(destination)) => Some((short(source)?, short(destination)?)),
-        _ => return Err(Invalid("a packet has only one port")),
-    };
+    let ports = ports(sighting.source_port, sighting.destination_port)?;
     if sighting.length > MAX_LENGTH || sighting.payload_length > MAX_LENGTH {
         return Err(Invalid("a packet is longer than any packet can be"));
     }
@@ -239,6 +268,7 @@ pub(super) fn sighting_from_wire(sighting: wire::Sighting) -> Checked<Sighted> {
         identification: sighting.identification,
         fragment,
         icmp,
+        quote: sighting.quote.as_ref().map(quote_from_wire).transpose()?,
         encapsulation: sighting.encapsulation.iter().map(encapsulation_from_wire).collect::<Checked<_>>()?,
     };
     Ok(Sighted { point: sighting.point, time_ns: sighting.time_ns, packet })
