@@ -2,11 +2,12 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`record`] | the hop record: what one observation point reports of one packet |
+//! | [`record`] | the hop record: what one observation point reports of one packet; and the drop record |
 //! | [`packet`] | the parser: from bytes to header offsets, through VLANs and tunnels |
 //! | [`fingerprint`] | the 64-bit hash of what a packet keeps on its way |
 //! | [`filter`] | which packets a follow wants |
 //! | [`outcome`] | what became of each packet at a point, one counter each |
+//! | [`kernel`] | where the running kernel keeps what the program on drops reads |
 //!
 //! Rules for everything in a map or in the ring buffer: `repr(C)`, no padding, no `bool`, no enum, no
 //! `Option`; integers in native byte order, addresses and ports as big-endian byte arrays; decoded by copy.
@@ -14,6 +15,7 @@
 
 pub mod filter;
 pub mod fingerprint;
+pub mod kernel;
 pub mod outcome;
 pub mod packet;
 pub mod record;

@@ -1,15 +1,16 @@
 //! What became of a packet at an observation point. Every path of every program counts exactly one outcome, so
-//! the sum over all outcomes is the number of packets that the hook saw.
+//! the sum over all outcomes is the number of packets that the hook saw. What the program on drops did has outcomes
+//! of its own, which are not in that sum: a dropped packet has been counted at the hooks that it passed.
 
-/// Declares the outcomes once: index in the kernel's per-CPU array, name for people and metrics, and meaning.
+/// Declares outcomes once: index in the kernel's per-CPU array, name for people and metrics, and meaning.
 macro_rules! outcomes {
-    ($($variant:ident = $index:literal, $name:literal, $meaning:literal;)*) => {
-        /// One outcome; the discriminant is the index in the per-CPU counter array.
+    ($(#[$about:meta])* $outcome:ident: $($variant:ident = $index:literal, $name:literal, $meaning:literal;)*) => {
+        $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u32)]
-        pub enum Outcome { $(#[doc = $meaning] $variant = $index,)* }
+        pub enum $outcome { $(#[doc = $meaning] $variant = $index,)* }
 
-        impl Outcome {
+        impl $outcome {
             /// All outcomes in the order of their indices.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
@@ -29,6 +30,8 @@ macro_rules! outcomes {
 }
 
 outcomes! {
+    /// One outcome at a hook; the discriminant is the index in the per-CPU counter array.
+    Outcome:
     Recorded = 0, "recorded", "a hop record was written to the ring buffer";
     RingFull = 1, "ring_full", "wanted, but the ring buffer was full: the record is lost";
     Filtered = 2, "filtered", "no follow wants this packet";
@@ -41,3 +44,22 @@ outcomes! {
 
 /// Number of outcomes, the size of the per-CPU counter array.
 pub const OUTCOME_COUNT: usize = Outcome::ALL.len();
+
+outcomes! {
+    /// One outcome of the program on drops; the discriminant is the index in its own per-CPU counter array.
+    DropOutcome:
+    Recorded = 0, "recorded", "a drop record was written to the ring buffer";
+    RingFull = 1, "ring_full", "wanted, but the ring buffer was full: the record is lost";
+    Filtered = 2, "filtered", "no follow wants this packet";
+    NotIp = 3, "not_ip", "no IPv4 or IPv6 packet inside, or none yet";
+    Truncated = 4, "truncated", "the headers are not in the linear part of the socket buffer";
+    Malformed = 5, "malformed", "a header has an impossible value";
+    TooDeep = 6, "too_deep", "more or longer headers than the parser follows";
+    Internal = 7, "internal", "a map that always exists was not found (a defect of tracer)";
+    NoDrop = 8, "no_drop", "the kernel's reason says that the packet was used up, not dropped";
+    Nested = 9, "nested", "another drop interrupted this CPU's run: not looked at, the record may be lost";
+    Unreadable = 10, "unreadable", "the socket buffer could not be read";
+}
+
+/// Number of outcomes of the program on drops, the size of its per-CPU counter array.
+pub const DROP_OUTCOME_COUNT: usize = DropOutcome::ALL.len();

@@ -19,7 +19,7 @@ mod walk;
 
 pub use reader::{Reader, SliceReader};
 
-use crate::outcome::Outcome;
+use crate::outcome::{DropOutcome, Outcome};
 
 /// What a device puts in front of the network header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,17 @@ pub enum ParseError {
 }
 
 impl From<ParseError> for Outcome {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::NotIp => Self::NotIp,
+            ParseError::Truncated => Self::Truncated,
+            ParseError::Malformed => Self::Malformed,
+            ParseError::TooDeep => Self::TooDeep,
+        }
+    }
+}
+
+impl From<ParseError> for DropOutcome {
     fn from(error: ParseError) -> Self {
         match error {
             ParseError::NotIp => Self::NotIp,

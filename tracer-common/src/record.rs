@@ -1,4 +1,5 @@
-//! The hop record: what one observation point reports of one packet.
+//! The hop record: what one observation point reports of one packet; and the drop record: what the kernel said when it
+//! threw one away. Both come through one ring, see [`Record`].
 
 /// Most encapsulations that a record describes, outermost first.
 pub const MAX_TUNNELS: usize = 2;
@@ -7,6 +8,8 @@ pub const MAX_TUNNELS: usize = 2;
 pub const DIRECTION_INGRESS: u8 = 0;
 /// The packet was leaving through the device (tc egress).
 pub const DIRECTION_EGRESS: u8 = 1;
+/// The packet was at no hook: this is the beginning of a [`DropRecord`].
+pub const DIRECTION_NONE: u8 = 2;
 
 /// [`HopRecord::flags`]: the TCP timestamp option was present.
 pub const FLAG_TCP_TIMESTAMP: u8 = 1 << 0;
@@ -207,5 +210,60 @@ impl HopRecord {
             self.sequence = second;
             self.flags |= FLAG_QUOTE_TRANSPORT;
         }
+    }
+}
+
+/// A packet that the kernel threw away, as its tracepoint `skb:kfree_skb` told.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropRecord {
+    /// The packet, from its outermost IP header on. Of the observation: `time_ns`; `follows`; `ifindex` of the packet's
+    /// device, 0 where it had none; `length` from the outermost IP header on; `direction` is [`DIRECTION_NONE`]; `space`
+    /// is 0, because no entry program ran; GSO as at a hook.
+    pub packet: HopRecord,
+    /// Address in the kernel of the code that threw the packet away.
+    pub location: u64,
+    /// `enum skb_drop_reason` of the running kernel: its numbers differ between kernels.
+    pub reason: u32,
+    /// Inode number of the network namespace of the packet's device, else of its socket or route; 0 where it had none.
+    pub netns: u32,
+}
+
+/// Size of a drop record in the ring buffer, bytes.
+pub const DROP_RECORD_SIZE: usize = HOP_RECORD_SIZE + 16;
+const _: () = assert!(size_of::<DropRecord>() == DROP_RECORD_SIZE);
+const _: () = assert!(size_of::<DropRecord>().is_multiple_of(8));
+
+impl DropRecord {
+    /// Decodes a record by copy; `None` if the sample has not exactly the size of a record, or does not say that it is
+    /// one.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != DROP_RECORD_SIZE {
+            return None;
+        }
+        // SAFETY: the length was checked, the type is repr(C) without padding and valid for any bit pattern,
+        // and read_unaligned asks for no alignment.
+        let record = unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast::<Self>()) };
+        (record.packet.direction == DIRECTION_NONE).then_some(record)
+    }
+}
+
+/// A sample of the ring buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    Hop(HopRecord),
+    Drop(DropRecord),
+}
+
+impl Record {
+    /// Decodes a sample by copy. The kinds differ in size, and a record says its kind as well (`DIRECTION_*`); `None`
+    /// where the two contradict each other.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if let Some(record) = DropRecord::from_bytes(bytes) {
+            return Some(Self::Drop(record));
+        }
+        HopRecord::from_bytes(bytes).filter(|record| record.direction != DIRECTION_NONE).map(Self::Hop)
     }
 }

@@ -1,4 +1,4 @@
-//! One counter per outcome and CPU.
+//! One counter per outcome at the hooks and CPU.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;

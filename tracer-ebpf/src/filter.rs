@@ -3,11 +3,8 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use tracer_common::filter::{Ends, FilterConfig, match_ends, narrow, source_decides};
-use tracer_common::outcome::Outcome;
-use tracer_common::packet::Headers;
+use tracer_common::packet::{Headers, ParseError, Reader};
 use tracer_common::record::FLAG_MORE_FRAGMENTS;
-
-use crate::reader::SkbReader;
 
 #[map]
 static CONFIG: Array<FilterConfig> = Array::with_max_entries(1, 0);
@@ -39,17 +36,17 @@ struct Datagram {
 }
 
 #[inline(always)]
-pub(crate) fn config() -> Result<&'static FilterConfig, Outcome> {
-    CONFIG.get(0).ok_or(Outcome::Internal)
+pub(crate) fn config() -> Option<&'static FilterConfig> {
+    CONFIG.get(0)
 }
 
 /// Mask of the follows that want the packet.
 #[inline(always)]
-pub(crate) fn wanted_by(
-    reader: &SkbReader,
+pub(crate) fn wanted_by<R: Reader>(
+    reader: &R,
     headers: &Headers,
     config: &FilterConfig,
-) -> Result<u64, Outcome> {
+) -> Result<u64, ParseError> {
     let (source, destination) = headers.addresses(reader)?;
     let mut follows = wanted_between(&source, &destination, config);
     if headers.quote != 0 {

@@ -1,11 +1,15 @@
 //! The eBPF program that observes, behind the entries on the hooks (`entry.rs`). It looks at a packet, counts one
 //! outcome and returns -1 (`TC_ACT_UNSPEC` = `TCX_NEXT`): the next program, or the stack, decides about the packet.
+//! The program that is told what the kernel drops is in `drops.rs`.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod constant;
 mod counters;
+mod drops;
 mod filter;
+mod kernel;
 mod reader;
 mod records;
 mod scratch;
@@ -34,7 +38,7 @@ pub fn tracer_observe(ctx: TcContext) -> i32 {
 fn try_observe(ctx: &TcContext) -> Result<Outcome, Outcome> {
     let reader = SkbReader::new(ctx);
     let Scratch { hook, headers } = scratch().ok_or(Outcome::Internal)?;
-    let config = filter::config()?;
+    let config = filter::config().ok_or(Outcome::Internal)?;
     let bare = hook.ethernet == 0;
     // What lies before the network header has been taken off already: only its length is of interest.
     let is_decapsulated = bare && !reader.begins_with_network_header() && reader.begins_with_ethernet();

@@ -131,7 +131,7 @@ impl Reader for SkbReader<'_> {
 /// the address twice, once for the bounds check and once for the load: the verifier would not see that both are
 /// the same. Callers have checked that `offset` is not over `MAX_OFFSET`.
 #[inline(always)]
-fn address(data: usize, offset: usize) -> usize {
+pub(crate) fn address(data: usize, offset: usize) -> usize {
     let mut address = offset;
     // SAFETY: an AND and an ADD on a register.
     unsafe {

@@ -1,15 +1,17 @@
-//! Hop records into the ring buffer. Waking the reader costs twenty times the record, so records do not: the
+//! Hop and drop records into the ring buffer. Waking the reader costs twenty times the record, so records do not: the
 //! reader looks by itself every few milliseconds and is woken only where the ring fills faster than that.
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::RingBuf;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::programs::TcContext;
 use tracer_common::outcome::Outcome;
 use tracer_common::packet::Headers;
 use tracer_common::record::{HOP_RECORD_SIZE, HopRecord};
 
+use crate::constant::constant;
 use crate::reader::SkbReader;
 use crate::scratch::Hook;
 
@@ -35,7 +37,7 @@ pub(crate) fn write(
     follows: u64,
     before: u32,
 ) -> Result<Outcome, Outcome> {
-    let mut entry = RECORDS.reserve::<HopRecord>(0).ok_or(Outcome::RingFull)?;
+    let mut entry = reserve::<HopRecord>().ok_or(Outcome::RingFull)?;
     let record = entry.write(HopRecord::default());
     // SAFETY: the helper has no preconditions.
     record.time_ns = unsafe { bpf_ktime_get_ns() };
@@ -51,11 +53,28 @@ pub(crate) fn write(
         record.gso_size = (*skb).gso_size as u16;
     }
     if let Err(error) = headers.describe(reader, record) {
-        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
+        discard(entry);
         return Err(error.into());
     }
-    entry.submit(wake_flag());
+    submit(entry);
     Ok(Outcome::Recorded)
+}
+
+/// Room for a record; `None` if the ring is full.
+#[inline(always)]
+pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
+    RECORDS.reserve(0)
+}
+
+/// Gives a finished record to the reader.
+#[inline(always)]
+pub(crate) fn submit<T: 'static>(entry: RingBufEntry<T>) {
+    entry.submit(wake_flag());
+}
+
+#[inline(always)]
+pub(crate) fn discard<T: 'static>(entry: RingBufEntry<T>) {
+    entry.discard(u64::from(BPF_RB_NO_WAKEUP));
 }
 
 #[inline(always)]
@@ -67,11 +86,4 @@ fn wake_flag() -> u64 {
     } else {
         u64::from(BPF_RB_NO_WAKEUP)
     }
-}
-
-/// A value that the loader has set; without this the compiler would use the one written here.
-#[inline(always)]
-fn constant<T: Copy>(value: &'static T) -> T {
-    // SAFETY: a reference is valid and aligned.
-    unsafe { core::ptr::read_volatile(value) }
 }

@@ -10,12 +10,16 @@
 //! | [`points`] | from (namespace, device, direction, time) to observation point |
 //! | [`ring`] | the thread that empties the ring buffer |
 //! | [`decode`] | from a hop record to a sighting |
+//! | [`drops`] | from a drop record to the sighting of a drop |
+//! | [`symbols`] | names of the kernel's functions |
 
 pub mod attach;
 pub mod decode;
+pub mod drops;
 pub mod filters;
 pub mod observer;
 pub mod points;
 pub mod preflight;
 pub mod programs;
 pub mod ring;
+pub mod symbols;

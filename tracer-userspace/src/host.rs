@@ -6,6 +6,7 @@
 //! | `filters` | legacy tc filters as the kernel lists them |
 //! | `btf` | names and arguments out of BTF |
 //! | [`kernel`] | what the running kernel can do |
+//! | [`drop_reasons`] | names of the kernel's drop reasons, and where its structures keep what goes with them |
 //! | [`links`] | the links and addresses of a namespace, and what changes about them |
 //! | [`survey`] | which namespace is which node or pod, and how that was found |
 //! | [`plan`] | which devices a follow observes |
@@ -14,6 +15,7 @@
 //! Nothing in here changes the system.
 
 mod btf;
+pub mod drop_reasons;
 pub(crate) mod filters;
 pub mod kernel;
 pub mod links;

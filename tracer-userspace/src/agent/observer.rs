@@ -7,18 +7,21 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracer_common::outcome::Outcome;
-use tracer_common::record::HopRecord;
+use tracer_common::record::{DropRecord, HopRecord, Record};
 
 use super::attach::{AttachError, AttachMode, Attacher, Mechanism, Target};
 use super::decode;
+use super::drops::Drops;
 use super::filters::{self, FilterError, FollowFilter};
 use super::points::{PointKey, Registry};
-use super::programs::{LoadError, LoadOptions, Outcomes, Programs};
+use super::programs::{LoadError, LoadOptions, Outcomes, Programs, WatchError};
 use super::ring::{CHANNEL_CAPACITY, RingReader};
+use crate::host::drop_reasons::DropReasons;
 use crate::host::netns::NetnsId;
 use crate::host::plan::PlannedDevice;
 use crate::host::programs::{self, DevicePrograms, HookProgram};
-use crate::trajectory::model::{ClockId, Direction, ObservationPoint, PointId, Sighting};
+use crate::host::survey::Survey;
+use crate::trajectory::model::{ClockId, Direction, DropSighting, ObservationPoint, PointId, Sighting};
 
 /// How to observe.
 #[derive(Clone, Copy, Debug)]
@@ -55,15 +58,23 @@ pub struct Losses {
     pub undecodable: u64,
     /// The record's device is none that we attached to.
     pub unattributed: u64,
+    /// Drops that the kernel had no room to tell, or that were met while another one was looked at. Not all of them were
+    /// packets of the follow.
+    pub drop_records: u64,
+    /// Drops of followed packets in network namespaces of this machine that are no node's and no pod's of the inventory.
+    /// They are no loss: what is observed is whole without them.
+    pub drops_elsewhere: u64,
 }
 
 impl Losses {
+    /// Records that are missing.
     #[must_use]
     pub const fn total(&self) -> u64 {
         self.ring_full
             .saturating_add(self.channel_full)
             .saturating_add(self.undecodable)
             .saturating_add(self.unattributed)
+            .saturating_add(self.drop_records)
     }
 
     /// Adds what was lost elsewhere.
@@ -72,6 +83,8 @@ impl Losses {
         self.channel_full = self.channel_full.saturating_add(other.channel_full);
         self.undecodable = self.undecodable.saturating_add(other.undecodable);
         self.unattributed = self.unattributed.saturating_add(other.unattributed);
+        self.drop_records = self.drop_records.saturating_add(other.drop_records);
+        self.drops_elsewhere = self.drops_elsewhere.saturating_add(other.drops_elsewhere);
     }
 }
 
@@ -82,6 +95,8 @@ pub struct Observer {
     attacher: Attacher,
     registry: Registry,
     ring: RingReader,
+    /// `None` where the kernel does not tell of drops.
+    drops: Option<Drops>,
     unattributed: u64,
 }
 
@@ -90,14 +105,43 @@ impl Observer {
     ///
     /// # Errors
     /// [`ObserverError`].
-    pub fn start(options: ObserverOptions) -> Result<(Self, mpsc::Receiver<Vec<HopRecord>>), ObserverError> {
-        let mut programs = Programs::new(options.load)?;
+    pub fn start(
+        options: ObserverOptions,
+        reasons: Option<DropReasons>,
+    ) -> Result<(Self, mpsc::Receiver<Vec<Record>>), ObserverError> {
+        let layout = reasons.as_ref().map(|reasons| reasons.layout);
+        let mut programs = Programs::new(LoadOptions { layout, ..options.load })?;
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let ring = RingReader::spawn(programs.take_ring()?, sender)?;
-        let attacher = Attacher::new(options.attach);
-        let observer =
-            Self { options, programs, attacher, registry: Registry::default(), ring, unattributed: 0 };
+        let observer = Self {
+            options,
+            programs,
+            attacher: Attacher::new(options.attach),
+            registry: Registry::default(),
+            ring,
+            drops: reasons.map(Drops::new),
+            unattributed: 0,
+        };
         Ok((observer, receiver))
+    }
+
+    /// Lets the kernel tell of drops; false if it was not asked to, in [`Observer::start`].
+    ///
+    /// # Errors
+    /// [`WatchError`]: it refuses, and all else goes on without.
+    pub fn watch_drops(&mut self) -> Result<bool, WatchError> {
+        if self.drops.is_none() {
+            return Ok(false);
+        }
+        self.programs.watch_drops().map(|()| true).inspect_err(|_| self.drops = None)
+    }
+
+    /// Whose the namespaces of this machine are, for [`Observer::attribute_drop`]. `own` is the machine's own; `now_ns` is
+    /// CLOCK_MONOTONIC.
+    pub fn learn_spaces(&mut self, survey: &Survey, own: Option<NetnsId>, now_ns: u64) {
+        if let Some(drops) = &mut self.drops {
+            drops.learn(survey, own, now_ns);
+        }
     }
 
     /// Sets what the kernel side records.
@@ -180,6 +224,11 @@ impl Observer {
         Some(decode::sighting(record, Arc::clone(point)))
     }
 
+    /// Where the kernel threw a packet away; a drop in a namespace that is nobody's is counted and dropped.
+    pub fn attribute_drop(&mut self, record: &DropRecord) -> Option<DropSighting> {
+        self.drops.as_mut()?.attribute(record)
+    }
+
     /// Packets at our hooks by outcome.
     ///
     /// # Errors
@@ -206,6 +255,11 @@ impl Observer {
             channel_full: counters.channel_full.load(Ordering::Relaxed),
             undecodable: counters.undecodable.load(Ordering::Relaxed),
             unattributed: self.unattributed,
+            drop_records: self
+                .drops
+                .as_ref()
+                .map_or(Ok(0), |_| self.programs.drop_outcomes().map(|drops| drops.lost()))?,
+            drops_elsewhere: self.drops.as_ref().map_or(0, Drops::elsewhere),
         })
     }
 
@@ -234,7 +288,6 @@ impl Observer {
     }
 }
 
-/// The point of one direction of a device.
 /// Whether a device's ingress is held on its netkit pair. Only where what the pod sends passes without a program, too: where
 /// the kernel would drop it, a program of ours alone would let it pass.
 #[must_use]
@@ -242,6 +295,7 @@ pub fn is_held_by_netkit(device: &PlannedDevice, on_device: &DevicePrograms) -> 
     on_device.is_netkit && device.link.passes_from_peer
 }
 
+/// The point of one direction of a device.
 fn describe(
     device: &PlannedDevice,
     others: &DevicePrograms,

@@ -5,6 +5,10 @@
 //!
 //! Both objects share maps: those are pinned in a bpffs that is mounted nowhere, so that nobody can see it and it goes
 //! with this process, however that ends. The way from the entries to the observing program goes with it as well.
+//!
+//! The program on drops is in the observing program's object and shares its filter and ring; see `drops`.
+
+mod drops;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,10 +20,13 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use tracer_common::filter::{Ends, FilterConfig};
+use tracer_common::kernel::KernelLayout;
 use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
 
 use crate::host::netns::NetnsId;
 use crate::trajectory::model::Direction;
+
+pub use drops::{DropOutcomes, WatchError};
 
 /// The objects that build.rs made.
 static OBSERVER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-ebpf"));
@@ -74,11 +81,13 @@ pub struct LoadOptions {
     pub ring_bytes: u32,
     /// Level of aya-log in the programs, 0 (off) to 5 (trace).
     pub log_level: u8,
+    /// What the program on drops must know of the kernel; `None` where it will not be loaded.
+    pub layout: Option<KernelLayout>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, log_level: 0 }
+        Self { ring_bytes: 8 << 20, log_level: 0, layout: None }
     }
 }
 
@@ -248,8 +257,10 @@ fn private_bpffs() -> rustix::io::Result<OwnedFd> {
 
 fn load_observer(options: &LoadOptions, bpffs: &OwnedFd) -> Result<Ebpf, LoadError> {
     let wake_bytes = u64::from(options.ring_bytes / 4);
+    let layout = options.layout.unwrap_or_default();
     loader(bpffs)
         .override_global("WAKE_BYTES", &wake_bytes, true)
+        .override_global("LAYOUT", &layout, true)
         .override_global("AYA_LOG_LEVEL", &options.log_level, false)
         .map_max_entries("RECORDS", options.ring_bytes)
         .load(OBSERVER)

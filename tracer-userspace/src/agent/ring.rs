@@ -14,7 +14,7 @@ use rustix::event::epoll::{self, CreateFlags, Event as EpollEvent, EventData as 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tracer_common::record::HopRecord;
+use tracer_common::record::Record;
 
 /// Most records in one item of the channel.
 const BATCH: usize = 512;
@@ -35,7 +35,7 @@ const BUSY_HOLD: Duration = Duration::from_millis(200);
 pub struct RingCounters {
     /// Records thrown away because the channel was full.
     pub channel_full: AtomicU64,
-    /// Samples of the wrong size.
+    /// Samples that are no record: of the wrong size, or of another kind than their size says.
     pub undecodable: AtomicU64,
     /// All records from before this time, CLOCK_MONOTONIC in nanoseconds, are in the channel or counted; 0 until the
     /// ring was emptied for the first time. On a busy machine the thread may have to wait long for its turn.
@@ -54,7 +54,7 @@ impl RingReader {
     ///
     /// # Errors
     /// When no thread or descriptor can be had.
-    pub fn spawn(ring: RingBuf<MapData>, sender: mpsc::Sender<Vec<HopRecord>>) -> std::io::Result<Self> {
+    pub fn spawn(ring: RingBuf<MapData>, sender: mpsc::Sender<Vec<Record>>) -> std::io::Result<Self> {
         let alarm = alarm_for(&ring)?;
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(RingCounters::default());
@@ -92,7 +92,7 @@ impl Drop for RingReader {
 fn read_until_stopped(
     mut ring: RingBuf<MapData>,
     alarm: &OwnedFd,
-    sender: &mpsc::Sender<Vec<HopRecord>>,
+    sender: &mpsc::Sender<Vec<Record>>,
     stop: &AtomicBool,
     counters: &RingCounters,
 ) {
@@ -120,12 +120,12 @@ fn now_ns() -> u64 {
 }
 
 /// Empties the ring; gives the number of samples.
-fn drain(ring: &mut RingBuf<MapData>, sender: &mpsc::Sender<Vec<HopRecord>>, counters: &RingCounters) -> u64 {
+fn drain(ring: &mut RingBuf<MapData>, sender: &mpsc::Sender<Vec<Record>>, counters: &RingCounters) -> u64 {
     let mut samples = 0;
     let mut batch = Vec::new();
     while let Some(sample) = ring.next() {
         samples += 1;
-        match HopRecord::from_bytes(&sample) {
+        match Record::from_bytes(&sample) {
             Some(record) => batch.push(record),
             None => {
                 counters.undecodable.fetch_add(1, Ordering::Relaxed);
@@ -139,7 +139,7 @@ fn drain(ring: &mut RingBuf<MapData>, sender: &mpsc::Sender<Vec<HopRecord>>, cou
     samples
 }
 
-fn hand_over(batch: Vec<HopRecord>, sender: &mpsc::Sender<Vec<HopRecord>>, counters: &RingCounters) {
+fn hand_over(batch: Vec<Record>, sender: &mpsc::Sender<Vec<Record>>, counters: &RingCounters) {
     if batch.is_empty() {
         return;
     }

@@ -17,6 +17,10 @@ pub enum Event {
     /// A point is gone, with its device or because nobody asks for it any more.
     PointGone(PointId),
     Sighting(Sighting),
+    /// The kernel tells of the drops on this node, from here on.
+    WatchesDrops {
+        node: Arc<str>,
+    },
     /// The kernel threw a packet away.
     Drop(DropSighting),
     /// Records were lost since the last time that this was said, on this node or on others with the same kernel.

@@ -72,6 +72,7 @@ impl Joining {
             Event::Point { point, since_ns } => self.correlator.add_point(point, since_ns),
             Event::PointGone(id) => self.correlator.remove_point(id),
             Event::Sighting(sighting) => self.correlator.push(sighting),
+            Event::WatchesDrops { node } => self.correlator.watch_drops(&node),
             Event::Drop(drop) => self.correlator.push_drop(drop),
             Event::Lost { node, records } => self.correlator.report_loss(&node, records, self.now_ns),
             Event::Scope(scope) => self.correlator.set_scopes(vec![scope]),

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use tracer_common::record::HopRecord;
+use tracer_common::record::Record;
 
 use super::devices::{Devices, sweep};
 use super::event::Event;
 use super::looks::{Looks, SETTLE};
 use super::select::Selection;
-use super::site::Site;
+use super::site::{Site, monotonic_ns};
 use super::wanted::{ends_of, filter_of, pods_of, resolve, scope_of};
 use crate::agent::attach::{AttachError, AttachMode};
 use crate::agent::observer::{Losses, Observer, ObserverOptions};
@@ -21,8 +21,10 @@ use crate::agent::preflight;
 use crate::agent::programs::{LoadOptions, Outcomes};
 use crate::app::{Failure, notice};
 use crate::cli::{HookArgs, InventoryArgs, SelectionArgs};
+use crate::host::drop_reasons::DropReasons;
 use crate::host::kernel::{Feature, Kernel};
 use crate::host::links::LinkEvent;
+use crate::host::netns::{Netns, NetnsId};
 use crate::host::plan::plan_points;
 use crate::host::survey::{ProblemKind, Survey};
 use crate::inventory::Inventory;
@@ -39,13 +41,18 @@ pub struct Observation<'a> {
     site: Site,
     selection: Selection,
     observer: Observer,
-    records: mpsc::Receiver<Vec<HopRecord>>,
+    records: mpsc::Receiver<Vec<Record>>,
     devices: Devices,
     links: mpsc::Receiver<LinkEvent>,
     looks: Looks,
     chores: Interval,
     /// As last told.
     losses: Losses,
+    watches_drops: bool,
+    /// Nodes of which was told that their drops are watched.
+    told_of_drops: HashSet<Arc<str>>,
+    /// The namespace of the machine itself.
+    own: Option<NetnsId>,
 }
 
 /// What has happened on the machine; [`Observation::take`] does what is to be done then.
@@ -53,7 +60,7 @@ pub enum Happening {
     Chores,
     LookedOver(Result<Survey, Failure>),
     Link(LinkEvent),
-    Records(Vec<HopRecord>),
+    Records(Vec<Record>),
 }
 
 pub(super) fn check_preflight() -> Result<Kernel, Failure> {
@@ -104,6 +111,18 @@ fn check_nodes(inventory: &Inventory, nodes: &[String]) -> Result<(), Failure> {
     }
 }
 
+/// What must be known to watch drops; `None` where the kernel has no reasons, or they cannot be had.
+fn drop_reasons(kernel: &Kernel) -> Option<DropReasons> {
+    if !kernel.has(Feature::DropReasons) {
+        return None;
+    }
+    DropReasons::of_this_kernel()
+        .inspect_err(|error| {
+            notice(&format!("note: kernel {} does not tell of drops: {error}", kernel.release))
+        })
+        .ok()
+}
+
 impl<'a> Observation<'a> {
     /// Loads and attaches. Needs a tokio runtime.
     ///
@@ -117,16 +136,24 @@ impl<'a> Observation<'a> {
     ) -> Result<Self, Failure> {
         let options = ObserverOptions {
             attach: hooks.attach,
-            load: LoadOptions { ring_bytes: hooks.ring_bytes, log_level: hooks.program_log as u8 },
+            load: LoadOptions {
+                ring_bytes: hooks.ring_bytes,
+                log_level: hooks.program_log as u8,
+                ..LoadOptions::default()
+            },
             vxlan_port: hooks.vxlan_port,
             has_tcx: kernel.has(Feature::Tcx),
         };
-        let (mut observer, records) =
-            Observer::start(options).map_err(|error| Failure::Failed(error.to_string()))?;
+        let (mut observer, records) = Observer::start(options, drop_reasons(&kernel))
+            .map_err(|error| Failure::Failed(error.to_string()))?;
         if options.load.log_level > 0 {
             observer.log_programs().map_err(|error| Failure::Failed(error.to_string()))?;
         }
         observer.arm(&[filter_of(&selection)]).map_err(|error| Failure::Failed(error.to_string()))?;
+        let watches_drops = observer.watch_drops().unwrap_or_else(|error| {
+            notice(&format!("note: kernel {} does not tell of drops: {error}", kernel.release));
+            false
+        });
         let (devices, links) = Devices::new();
         let mut chores = interval(CHORES);
         chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -142,6 +169,9 @@ impl<'a> Observation<'a> {
             looks: Looks::new(),
             chores,
             losses: Losses::default(),
+            watches_drops,
+            told_of_drops: HashSet::new(),
+            own: Netns::own().ok().map(|netns| netns.id()),
         };
         sweep(observation.site.survey());
         observation.follow_plan(emit);
@@ -160,6 +190,12 @@ impl<'a> Observation<'a> {
     #[must_use]
     pub fn points(&self) -> &[Arc<ObservationPoint>] {
         self.observer.points()
+    }
+
+    /// Whether the kernel tells of drops.
+    #[must_use]
+    pub fn watches_drops(&self) -> bool {
+        self.watches_drops
     }
 
     /// The nodes of the selection that are on this machine.
@@ -247,10 +283,21 @@ impl<'a> Observation<'a> {
         self.account_losses(emit);
     }
 
-    fn take_in(&mut self, batch: &[HopRecord], emit: &mut impl FnMut(Event)) {
+    fn take_in(&mut self, batch: &[Record], emit: &mut impl FnMut(Event)) {
         for record in batch {
-            if let Some(sighting) = self.observer.attribute(record) {
-                emit(Event::Sighting(sighting));
+            match record {
+                Record::Hop(record) => {
+                    if let Some(sighting) = self.observer.attribute(record) {
+                        emit(Event::Sighting(sighting));
+                    }
+                }
+                Record::Drop(record) => {
+                    if let Some(drop) = self.observer.attribute_drop(record)
+                        && self.is_asked_for(&drop.place.node)
+                    {
+                        emit(Event::Drop(drop));
+                    }
+                }
             }
         }
     }
@@ -320,11 +367,24 @@ impl<'a> Observation<'a> {
     }
 
     fn follow_plan(&mut self, emit: &mut impl FnMut(Event)) {
+        self.tell_of_drops(emit);
         let survey = self.site.survey();
+        self.observer.learn_spaces(survey, self.own, monotonic_ns());
         self.devices.watch_nodes(survey);
         let mut plan = plan_points(survey, &self.selection.scope());
         plan.retain(|device| self.is_asked_for(&device.node));
         self.devices.follow_plan(&plan, survey, &mut self.observer, emit);
+    }
+
+    fn tell_of_drops(&mut self, emit: &mut impl FnMut(Event)) {
+        if !self.watches_drops {
+            return;
+        }
+        for node in self.nodes() {
+            if self.told_of_drops.insert(Arc::clone(&node)) {
+                emit(Event::WatchesDrops { node });
+            }
+        }
     }
 
     fn is_asked_for(&self, node: &str) -> bool {

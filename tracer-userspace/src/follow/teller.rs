@@ -122,6 +122,8 @@ impl Teller {
             channel_full: losses.channel_full,
             undecodable: losses.undecodable,
             unattributed: losses.unattributed,
+            drop_records: losses.drop_records,
+            drops_elsewhere: losses.drops_elsewhere,
             evicted: correlator.evicted,
             unrelated: correlator.unrelated,
         };

@@ -1,15 +1,23 @@
-//! Just enough of BTF to find a function's name and the arguments of a tracepoint. See the kernel's
-//! Documentation/bpf/btf.rst.
+//! Just enough of BTF to find a function's name, the arguments of a tracepoint, where a structure has a member, and the
+//! names of an enumeration. See the kernel's Documentation/bpf/btf.rst.
+
+mod types;
+
+pub(super) use types::Types;
 
 const MAGIC: u16 = 0xeb9f;
 
 const KIND_POINTER: u32 = 2;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
+const KIND_RESTRICT: u32 = 11;
 const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
+const KIND_TYPE_TAG: u32 = 18;
 const KIND_ENUM64: u32 = 19;
 
 /// BTF of a program or of the kernel.
@@ -25,6 +33,8 @@ struct Type<'a> {
     /// Place of its name in the strings.
     name: usize,
     kind: u32,
+    /// The flag of its info word: in a structure, that members may be bit fields.
+    flag: bool,
     /// Members, values or parameters.
     members: usize,
     /// The type that this one is made of, where its kind has one.
@@ -54,35 +64,8 @@ impl<'a> Btf<'a> {
         (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
     }
 
-    /// Whether a tracepoint gives its programs an argument of this enumeration. The kernel describes tracepoint `x` by
-    /// a typedef `btf_trace_x` of a pointer to a function.
-    pub(super) fn tracepoint_gives(&self, tracepoint: &str, enumeration: &str) -> bool {
-        let types: Vec<Type<'_>> = self.types().collect();
-        // Type 0 is void and not written down.
-        let by_id = |id: u32| types.get(usize::try_from(id).ok()?.checked_sub(1)?);
-        let is = |found: &Type<'_>, name: &str| self.name(*found) == Some(name.as_bytes());
-        let typedef = format!("btf_trace_{tracepoint}");
-        let function = types
-            .iter()
-            .find(|found| found.kind == KIND_TYPEDEF && is(found, &typedef))
-            .and_then(|found| by_id(found.inner).filter(|found| found.kind == KIND_POINTER))
-            .and_then(|found| by_id(found.inner).filter(|found| found.kind == KIND_FUNC_PROTO));
-        let Some(function) = function else { return false };
-        (0..function.members).any(|place| {
-            let mut argument = read_u32(function.bytes, 12 + 8 * place + 4).and_then(by_id);
-            // As deep as nobody nests them, so that a circle ends.
-            for _ in 0..8 {
-                let is_wrapper =
-                    |found: &&Type<'_>| matches!(found.kind, KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST);
-                let Some(wrapper) = argument.filter(is_wrapper) else { break };
-                argument = by_id(wrapper.inner);
-            }
-            argument
-                .is_some_and(|found| matches!(found.kind, KIND_ENUM | KIND_ENUM64) && is(found, enumeration))
-        })
-    }
-
-    /// All types in the order of their ids, from 1. A kind of unknown length hides all that follows.
+    /// All types in the order of their ids, from 1. A kind of unknown length hides all that follows, see
+    /// [`Types::unknown_kind`].
     fn types(&self) -> impl Iterator<Item = Type<'a>> + use<'a> {
         let mut rest = self.types;
         std::iter::from_fn(move || {
@@ -93,8 +76,12 @@ impl<'a> Btf<'a> {
     }
 
     fn name(&self, of: Type<'_>) -> Option<&'a [u8]> {
-        let name = self.strings.get(of.name..)?;
-        name.get(..name.iter().position(|byte| *byte == 0)?)
+        self.text(of.name)
+    }
+
+    fn text(&self, place: usize) -> Option<&'a [u8]> {
+        let text = self.strings.get(place..)?;
+        text.get(..text.iter().position(|byte| *byte == 0)?)
     }
 }
 
@@ -105,6 +92,7 @@ impl<'a> Type<'a> {
             bytes,
             name: read_size(bytes, 0)?,
             kind: (info >> 24) & 0x1f,
+            flag: info >> 31 != 0,
             members: (info & 0xffff) as usize,
             inner: read_u32(bytes, 8)?,
         })
@@ -145,15 +133,30 @@ fn read_size(bytes: &[u8], at: usize) -> Option<usize> {
 mod tests {
     use proptest::prelude::{any, proptest};
 
-    use super::Btf;
+    use super::{Btf, Types};
 
     fn function_name(btf: &[u8], type_id: u32) -> Option<String> {
         Btf::read(btf)?.function_name(type_id)
     }
 
+    /// BTF of these strings and of the words of these types.
+    pub(super) fn btf_of(strings: &[u8], types: &[u32]) -> Vec<u8> {
+        let types: Vec<u8> = types.iter().copied().flat_map(u32::to_ne_bytes).collect();
+        let mut btf = vec![];
+        btf.extend_from_slice(&0xeb9f_u16.to_ne_bytes());
+        btf.extend_from_slice(&[1, 0]);
+        for field in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
+            btf.extend_from_slice(&field.to_ne_bytes());
+        }
+        btf.extend_from_slice(&types);
+        btf.extend_from_slice(strings);
+        btf
+    }
+
     /// int; struct of two; function prototype with two parameters; function; then a tracepoint with an enumeration
-    /// behind a const, and one without: typedef, pointer, prototype each.
-    fn sample() -> Vec<u8> {
+    /// behind a const, and one without: typedef, pointer, prototype each. The first argument of a tracepoint's prototype
+    /// is its own.
+    pub(super) fn sample() -> Vec<u8> {
         let strings =
             b"\0int\0pair\0cil_from_container\0skb_drop_reason\0btf_trace_kfree_skb\0btf_trace_consume_skb\0";
         let name = |name: &str| {
@@ -175,16 +178,7 @@ mod tests {
             vec![0, info(13, 1), 0, 0, 1],
         ]
         .concat();
-        let types: Vec<u8> = types.into_iter().flat_map(u32::to_ne_bytes).collect();
-        let mut btf = vec![];
-        btf.extend_from_slice(&0xeb9f_u16.to_ne_bytes());
-        btf.extend_from_slice(&[1, 0]);
-        for field in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
-            btf.extend_from_slice(&field.to_ne_bytes());
-        }
-        btf.extend_from_slice(&types);
-        btf.extend_from_slice(strings);
-        btf
+        btf_of(strings, &types)
     }
 
     #[test]
@@ -199,16 +193,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_tracepoints_enumeration_is_found_behind_const_and_not_at_another_one() {
-        let bytes = sample();
-        let btf = Btf::read(&bytes).unwrap();
-        assert!(btf.tracepoint_gives("kfree_skb", "skb_drop_reason"));
-        assert!(!btf.tracepoint_gives("consume_skb", "skb_drop_reason"));
-        assert!(!btf.tracepoint_gives("kfree_skb", "pair"));
-        assert!(!btf.tracepoint_gives("no_such", "skb_drop_reason"));
-    }
-
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(place in any::<usize>(), byte in any::<u8>(), cut in any::<usize>(), id in 0..16_u32) {
@@ -218,7 +202,11 @@ mod tests {
             bytes.truncate(cut % (length + 1));
             if let Some(btf) = Btf::read(&bytes) {
                 btf.function_name(id);
-                btf.tracepoint_gives("kfree_skb", "skb_drop_reason");
+                let types = Types::of(&btf);
+                types.tracepoint_argument("kfree_skb", "skb_drop_reason");
+                types.member_offset("pair", &["a", "b"]);
+                types.enumerators("skb_drop_reason");
+                types.unknown_kind();
             }
         }
     }

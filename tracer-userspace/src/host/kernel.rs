@@ -9,11 +9,12 @@ use aya::sys::{SyscallError, is_map_supported};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use thiserror::Error;
 
-use super::btf::Btf;
+use super::btf::{Btf, Types};
+use super::drop_reasons;
 use super::programs::bpf;
 
 /// Where the kernel shows its types.
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+pub(super) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// What tracer uses where it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +155,7 @@ fn release() -> String {
 }
 
 /// `None` if the kernel was built without.
-fn kernel_btf(path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn kernel_btf(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -162,8 +163,17 @@ fn kernel_btf(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-fn has_drop_reasons(btf: &[u8]) -> bool {
-    Btf::read(btf).is_some_and(|btf| btf.tracepoint_gives("kfree_skb", "skb_drop_reason"))
+pub(super) fn has_drop_reasons(btf: &[u8]) -> bool {
+    let Some(btf) = Btf::read(btf) else { return false };
+    let types = Types::of(&btf);
+    let has = types.tracepoint_argument(drop_reasons::TRACEPOINT, drop_reasons::REASONS).is_some();
+    if let (false, Some(kind)) = (has, types.unknown_kind()) {
+        tracing::warn!(
+            "{KERNEL_BTF} has types of kind {kind}, which this tracer does not know, and cannot be read on from there: \
+             drop reasons count as not there, but the kernel may have them; use a newer tracer"
+        );
+    }
+    has
 }
 
 #[cfg(test)]

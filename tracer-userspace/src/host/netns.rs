@@ -133,6 +133,15 @@ fn open_namespace(path: &Path, label: &str) -> io::Result<(OwnedFd, NetnsId)> {
     Ok((file.into(), NetnsId { device: metadata.dev(), inode: metadata.ino() }))
 }
 
+#[cfg(test)]
+impl Netns {
+    /// One that a test makes up; it cannot be entered.
+    pub(crate) fn made_up(inode: u64) -> Self {
+        let id = NetnsId { device: 4, inode };
+        Self { id, path: Path::new("/nonexistent/netns").into(), label: format!("made up {inode}").into() }
+    }
+}
+
 /// `statfs` type of the files that stand for namespaces.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 

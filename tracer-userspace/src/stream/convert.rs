@@ -8,8 +8,8 @@ use tracer_common::record::MAX_TUNNELS;
 
 use super::{Sighted, wire};
 use crate::trajectory::model::{
-    ClockId, DeviceRole, Direction, Encapsulation, IcmpHeader, ObservationPoint, Packet, PodRef, PointId,
-    Quote, Sighting,
+    ClockId, DeviceRole, Direction, DropPlace, DropSighting, Encapsulation, IcmpHeader, ObservationPoint,
+    Packet, PodRef, PointId, Quote, Sighting,
 };
 
 /// Longest name of anything, bytes: Kubernetes' longest has 253.
@@ -29,11 +29,7 @@ pub(super) fn point_to_wire(point: &ObservationPoint, since_ns: u64) -> wire::Po
     wire::Point {
         id: point.id.0,
         node: point.node.to_string(),
-        pod: point.pod.as_deref().map(|pod| wire::Pod {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-        }),
+        pod: point.pod.as_deref().map(pod_to_wire),
         device: point.device.to_string(),
         kind: point.kind.to_string(),
         ifindex: point.ifindex,
@@ -80,14 +76,7 @@ pub(super) fn point_from_wire(point: wire::Point) -> Checked<(ObservationPoint, 
     if point.foreign_programs.len() > MAX_PROGRAMS {
         return Err(Invalid("a point has more programs than a hook can have"));
     }
-    let pod = match point.pod {
-        Some(pod) => Some(Arc::new(PodRef {
-            namespace: name(pod.namespace)?,
-            name: name(pod.name)?,
-            uid: name(pod.uid)?,
-        })),
-        None => None,
-    };
+    let pod = point.pod.map(pod_from_wire).transpose()?;
     let programs = point.foreign_programs.into_iter().map(|program| Ok(name(program)?.into()));
     let hidden_by = name(point.hidden_by)?;
     let converted = ObservationPoint {
@@ -107,6 +96,48 @@ pub(super) fn point_from_wire(point: wire::Point) -> Checked<(ObservationPoint, 
     Ok((converted, point.since_ns))
 }
 
+fn pod_to_wire(pod: &PodRef) -> wire::Pod {
+    wire::Pod { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }
+}
+
+fn pod_from_wire(pod: wire::Pod) -> Checked<Arc<PodRef>> {
+    let (namespace, name, uid) = (name(pod.namespace)?, name(pod.name)?, name(pod.uid)?);
+    Ok(Arc::new(PodRef { namespace, name, uid }))
+}
+
+pub(super) fn drop_to_wire(drop: &DropSighting) -> wire::Drop {
+    let place = &drop.place;
+    wire::Drop {
+        node: place.node.to_string(),
+        pod: place.pod.as_deref().map(pod_to_wire),
+        device: place.device.as_deref().unwrap_or_default().to_owned(),
+        function: place.function.as_deref().unwrap_or_default().to_owned(),
+        reason: drop.reason.to_string(),
+        packet: Some(packet_to_wire(&drop.packet, 0, drop.time_ns)),
+    }
+}
+
+/// The drop of a packet of the stream's one follow. Its clock is to be set by who knows it.
+pub(super) fn drop_from_wire(drop: wire::Drop) -> Checked<DropSighting> {
+    let packet = drop.packet.ok_or(Invalid("a drop has no packet"))?;
+    if drop.node.is_empty() || drop.reason.is_empty() {
+        return Err(Invalid("a drop has no node or no reason"));
+    }
+    let Sighted { time_ns, packet, .. } = sighting_from_wire(packet)?;
+    let optional = |text: String| -> Checked<Option<Arc<str>>> {
+        let text = name(text)?;
+        Ok((!text.is_empty()).then(|| text.into()))
+    };
+    let place = DropPlace {
+        node: name(drop.node)?.into(),
+        pod: drop.pod.map(pod_from_wire).transpose()?,
+        device: optional(drop.device)?,
+        function: optional(drop.function)?,
+    };
+    let (place, reason) = (Arc::new(place), name(drop.reason)?.into());
+    Ok(DropSighting { place, clock: ClockId(0), time_ns, follows: 1, reason, packet })
+}
+
 /// Gives a name or any other text back if it is not too long.
 pub(super) fn name(text: String) -> Checked<String> {
     if text.len() > MAX_NAME {
@@ -120,10 +151,13 @@ pub(super) fn name(text: String) -> Checked<String> {
 }
 
 pub(super) fn sighting_to_wire(sighting: &Sighting) -> wire::Sighting {
-    let packet = &sighting.packet;
+    packet_to_wire(&sighting.packet, sighting.point.id.0, sighting.time_ns)
+}
+
+fn packet_to_wire(packet: &Packet, point: u32, time_ns: u64) -> wire::Sighting {
     wire::Sighting {
-        point: sighting.point.id.0,
-        time_ns: sighting.time_ns,
+        point,
+        time_ns,
         fingerprint: packet.fingerprint,
         source: octets(packet.source),
         destination: octets(packet.destination),

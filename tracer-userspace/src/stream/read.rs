@@ -174,6 +174,7 @@ fn check_hello(hello: wire::Hello) -> Result<Told, StreamError> {
         kernel_release: convert::name(hello.kernel_release).map_err(invalid)?,
         boot_id: convert::name(hello.boot_id).map_err(invalid)?,
         nodes: hello.nodes.into_iter().map(convert::name).collect::<Result<_, _>>().map_err(invalid)?,
+        watches_drops: hello.watches_drops,
     }))
 }
 
@@ -192,6 +193,7 @@ fn told(kind: Kind) -> Result<Told, Invalid> {
             let sightings = sightings.sightings.into_iter().map(convert::sighting_from_wire);
             Told::Sightings(sightings.collect::<Result<_, _>>()?)
         }
+        Kind::Drop(drop) => Told::Drop(Box::new(convert::drop_from_wire(drop)?)),
         Kind::Counts(counts) => {
             if counts.outcomes.len() > MAX_OUTCOMES {
                 return Err(Invalid("there are more outcomes than there can be"));
@@ -203,6 +205,8 @@ fn told(kind: Kind) -> Result<Told, Invalid> {
                     channel_full: counts.channel_full,
                     undecodable: counts.undecodable,
                     unattributed: counts.unattributed,
+                    drop_records: counts.drop_records,
+                    drops_elsewhere: counts.drops_elsewhere,
                 },
             })
         }

@@ -7,7 +7,7 @@ use tracer_common::ABI_VERSION;
 
 use super::wire::message::Kind;
 use super::{Counts, FORMAT, Heartbeat, Hello, MAGIC, MAX_SIGHTINGS, convert, wire};
-use crate::trajectory::model::{ObservationPoint, PointId, Sighting};
+use crate::trajectory::model::{DropSighting, ObservationPoint, PointId, Sighting};
 
 /// Writes messages; what is written is on its way after [`StreamWriter::flush`].
 #[derive(Debug)]
@@ -32,6 +32,7 @@ impl<W: Write> StreamWriter<W> {
             kernel_release: hello.kernel_release,
             boot_id: hello.boot_id,
             nodes: hello.nodes,
+            watches_drops: hello.watches_drops,
         }))?;
         Ok(writer)
     }
@@ -59,6 +60,12 @@ impl<W: Write> StreamWriter<W> {
 
     /// # Errors
     /// What the output returns.
+    pub fn dropped(&mut self, drop: &DropSighting) -> io::Result<()> {
+        self.write(Kind::Drop(convert::drop_to_wire(drop)))
+    }
+
+    /// # Errors
+    /// What the output returns.
     pub fn counts(&mut self, counts: &Counts) -> io::Result<()> {
         let losses = counts.losses;
         self.write(Kind::Counts(wire::Counts {
@@ -67,6 +74,8 @@ impl<W: Write> StreamWriter<W> {
             channel_full: losses.channel_full,
             undecodable: losses.undecodable,
             unattributed: losses.unattributed,
+            drop_records: losses.drop_records,
+            drops_elsewhere: losses.drops_elsewhere,
         }))
     }
 

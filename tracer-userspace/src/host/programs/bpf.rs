@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 pub(crate) const TCX_INGRESS: u32 = 46;
 pub(crate) const TCX_EGRESS: u32 = 47;
@@ -64,7 +64,7 @@ struct InfoAttr {
     info: u64,
 }
 
-/// The beginning of `struct bpf_prog_info`, until the function info.
+/// The beginning of `struct bpf_prog_info`, until the runs that were skipped.
 #[repr(C)]
 #[derive(Default)]
 pub(super) struct ProgramInfo {
@@ -94,7 +94,19 @@ pub(super) struct ProgramInfo {
     func_info: u64,
     nr_func_info: u32,
     nr_line_info: u32,
+    line_info: u64,
+    jited_line_info: u64,
+    nr_jited_line_info: u32,
+    line_info_rec_size: u32,
+    jited_line_info_rec_size: u32,
+    nr_prog_tags: u32,
+    prog_tags: u64,
+    run_time_ns: u64,
+    run_cnt: u64,
+    /// Since Linux 5.12; 0 before.
+    recursion_misses: u64,
 }
+const _: () = assert!(std::mem::offset_of!(ProgramInfo, recursion_misses) == 208);
 
 impl ProgramInfo {
     /// Cut to [`NAME_LENGTH`].
@@ -163,6 +175,17 @@ pub(super) fn program_info(program: &Program) -> io::Result<ProgramInfo> {
     // SAFETY: all pointers in `info` are null and all counts zero, so the kernel writes to `info` only.
     unsafe { object_info(program.0.as_raw_fd(), &mut info) }?;
     Ok(info)
+}
+
+/// How many runs of a program the kernel has skipped because they would have interrupted one on the same CPU.
+///
+/// # Errors
+/// The kernel does not tell.
+pub(crate) fn skipped_runs(program: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut info = ProgramInfo::default();
+    // SAFETY: all pointers in `info` are null and all counts zero, so the kernel writes to `info` only.
+    unsafe { object_info(program.as_raw_fd(), &mut info) }?;
+    Ok(info.recursion_misses)
 }
 
 /// The BTF type of the program's first function, its entry; `None` if it was loaded without BTF.

@@ -1,0 +1,87 @@
+//! The program on drops. It is loaded only where the kernel gives reasons, and follows go on without it.
+
+use std::os::fd::AsFd as _;
+
+use aya::maps::PerCpuArray;
+use aya::programs::{BtfTracePoint, ProgramError};
+use aya::{Btf, BtfError};
+use tracer_common::outcome::{DROP_OUTCOME_COUNT, DropOutcome};
+
+use super::{LoadError, Programs, source_chain};
+use crate::host::drop_reasons::TRACEPOINT;
+use crate::host::programs::bpf;
+
+const PROGRAM: &str = "tracer_drop";
+
+/// Why the kernel does not tell of drops.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    #[error("its BTF cannot be read: {}", source_chain(.0))]
+    Btf(#[source] BtfError),
+    #[error("it refuses the program: {}", source_chain(.0))]
+    Program(#[source] ProgramError),
+    #[error("the eBPF object has no {0} (a defect of the build)")]
+    Missing(&'static str),
+}
+
+/// What the program on drops did, by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropOutcomes {
+    counts: [u64; DROP_OUTCOME_COUNT],
+    /// Runs that the kernel skipped because they would have interrupted one on the same CPU.
+    skipped: u64,
+}
+
+impl DropOutcomes {
+    #[must_use]
+    pub fn get(&self, outcome: DropOutcome) -> u64 {
+        self.counts.get(outcome as usize).copied().unwrap_or(0)
+    }
+
+    /// Drops that may have been wanted and were not told.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        use DropOutcome::{Nested, RingFull};
+        self.get(RingFull).saturating_add(self.get(Nested)).saturating_add(self.skipped)
+    }
+}
+
+impl Programs {
+    /// Loads the program on drops and puts it on its tracepoint, until this process ends. The layout must have been in
+    /// the options of [`Programs::new`].
+    ///
+    /// # Errors
+    /// [`WatchError`]; all else goes on.
+    pub fn watch_drops(&mut self) -> Result<(), WatchError> {
+        let btf = Btf::from_sys_fs().map_err(WatchError::Btf)?;
+        let program = self.observer.program_mut(PROGRAM).ok_or(WatchError::Missing(PROGRAM))?;
+        let program: &mut BtfTracePoint = program.try_into().map_err(WatchError::Program)?;
+        program.load(TRACEPOINT, &btf).map_err(WatchError::Program)?;
+        program.attach().map_err(WatchError::Program)?;
+        Ok(())
+    }
+
+    /// What the program on drops did, over all CPUs; zeros where it is not loaded.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn drop_outcomes(&self) -> Result<DropOutcomes, LoadError> {
+        const MAP: &str = "DROP_OUTCOMES";
+        let error = |source| LoadError::Map { name: MAP, source };
+        let map = self.observer.map(MAP).ok_or(LoadError::Missing(MAP))?;
+        let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(error)?;
+        let mut outcomes = DropOutcomes { skipped: self.skipped_drops(), ..DropOutcomes::default() };
+        for (index, count) in outcomes.counts.iter_mut().enumerate() {
+            *count = counters.get(&(index as u32), 0).map_err(error)?.iter().sum();
+        }
+        Ok(outcomes)
+    }
+
+    /// A kernel that does not say how many it skipped skips none: before Linux 5.12.
+    fn skipped_drops(&self) -> u64 {
+        let program: Option<&BtfTracePoint> =
+            self.observer.program(PROGRAM).and_then(|program| program.try_into().ok());
+        let fd = program.and_then(|program| program.fd().ok());
+        fd.and_then(|fd| bpf::skipped_runs(fd.as_fd()).ok()).unwrap_or(0)
+    }
+}
