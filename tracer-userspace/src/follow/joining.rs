@@ -166,13 +166,14 @@ impl Joining {
     }
 
     fn tell(&mut self, finished: Vec<Trajectory>) -> Result<(), Failure> {
+        self.teller.tell_exchanges(self.judged_ns)?;
         for trajectory in finished {
             if self.teller.is_enough() {
                 break;
             }
             let wall_clocks = self.teller.wall_clocks();
             self.nodes.align(self.correlator.clocks(), wall_clocks, &trajectory);
-            self.teller.tell(&trajectory)?;
+            self.teller.tell(trajectory)?;
             self.last_told = Instant::now();
         }
         self.teller.flush()

@@ -45,7 +45,7 @@ use crate::app::{Failure, notice};
 use crate::cli::FollowArgs;
 use crate::stream::{Counts, Hello, Sighted, Told};
 use crate::trajectory::correlate::CorrelatorConfig;
-use crate::trajectory::model::{ClockId, Direction, ObservationPoint, PointId, Sighting};
+use crate::trajectory::model::{ClockId, Direction, DropSighting, ObservationPoint, PointId, Sighting};
 
 /// A live stream that says nothing for this long holds the others up no more.
 const SILENT: Duration = Duration::from_secs(5);
@@ -99,6 +99,8 @@ struct Merge<'a> {
     streams: Vec<Stream>,
     /// By boot.
     clocks: HashMap<String, ClockId>,
+    /// Which stream tells the drops on a node: the first that said so. Another one of the same node tells them again.
+    drop_tellers: HashMap<(ClockId, String), usize>,
     /// Indexed by [`PointId`], with since when and whose it is.
     points: Vec<Arc<ObservationPoint>>,
     since: Vec<(u64, usize)>,
@@ -135,6 +137,7 @@ impl<'a> Merge<'a> {
             joining,
             streams: streams.collect(),
             clocks: HashMap::new(),
+            drop_tellers: HashMap::new(),
             points: Vec::new(),
             since: Vec::new(),
             leaving: VecDeque::new(),
@@ -195,6 +198,7 @@ impl<'a> Merge<'a> {
                 }
             }
             Told::Sightings(sightings) => self.take_sightings(index, sightings),
+            Told::Drop(drop) => self.take_drop(index, *drop),
             Told::Counts(counts) => self.take_counts(index, counts),
             Told::Heartbeat(heartbeat) => {
                 let stream = &mut self.streams[index];
@@ -221,6 +225,12 @@ impl<'a> Merge<'a> {
     fn greet(&mut self, index: usize, hello: Hello) {
         let next = ClockId(u32::try_from(self.clocks.len()).unwrap_or(u32::MAX));
         let clock = *self.clocks.entry(hello.boot_id.clone()).or_insert(next);
+        if hello.watches_drops {
+            for node in &hello.nodes {
+                self.drop_tellers.entry((clock, node.clone())).or_insert(index);
+                self.joining.take(Event::WatchesDrops { node: node.as_str().into() });
+            }
+        }
         if index == 0 {
             self.joining.tell_times_of(clock);
         }
@@ -301,6 +311,14 @@ impl<'a> Merge<'a> {
                 Some(None) => {}
                 None => self.streams[index].pointless += 1,
             }
+        }
+    }
+
+    fn take_drop(&mut self, index: usize, drop: DropSighting) {
+        let Some(clock) = self.streams[index].clock else { return };
+        let teller = *self.drop_tellers.entry((clock, drop.place.node.to_string())).or_insert(index);
+        if teller == index {
+            self.joining.take(Event::Drop(DropSighting { clock, ..drop }));
         }
     }
 

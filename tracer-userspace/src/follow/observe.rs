@@ -106,6 +106,7 @@ impl Telling {
             kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
             boot_id: boot_id.trim().to_owned(),
             nodes: observation.nodes().iter().map(ToString::to_string).collect(),
+            watches_drops: observation.watches_drops(),
             monotonic_ns,
             wall_ns,
         };
@@ -123,8 +124,9 @@ impl Telling {
                 Event::Point { point, since_ns } => self.writer.point(&point, since_ns),
                 Event::PointGone(id) => self.writer.point_gone(id),
                 Event::Sighting(sighting) => self.writer.sighting(&sighting),
-                // The totals say it, and the reader has an inventory of its own.
-                Event::WatchesDrops { .. } | Event::Drop(_) | Event::Lost { .. } | Event::Scope(_) => Ok(()),
+                Event::Drop(drop) => self.writer.dropped(&drop),
+                // The first message or the totals say it, and the reader has an inventory of its own.
+                Event::WatchesDrops { .. } | Event::Lost { .. } | Event::Scope(_) => Ok(()),
             };
         }
     }

@@ -1,5 +1,7 @@
 //! One trajectory as one line of JSON, `tracer.trajectory/v1`; `docs/json.md` describes every field. These types
-//! are the format, kept apart from the model so that the model can change.
+//! are the format, kept apart from the model so that the model can change. An exchange is a line of its own (`exchange`).
+
+mod exchange;
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -12,6 +14,9 @@ use crate::trajectory::model::{
     DeviceRole, Direction, Directory, DropSighting, Dropped, Encapsulation, Hop, Latency, Leg, MissingHop,
     Owner, Packet, Trajectory, Verdict,
 };
+
+pub(crate) use exchange::kind;
+pub use exchange::write_exchange;
 
 /// The version of the format; it changes when a field changes its meaning or goes.
 pub const SCHEMA: &str = "tracer.trajectory/v1";
@@ -31,6 +36,9 @@ struct TrajectoryLine<'a> {
     missing: Vec<MissingObject<'a>>,
     lost_records: u64,
     retransmission_of: Option<u64>,
+    retransmission_after_ns: Option<u64>,
+    duplicate_of: Option<u64>,
+    quotes: Option<u64>,
     ambiguous: Option<&'a str>,
     notes: &'a [String],
     tcp: Option<TcpObject>,
@@ -163,6 +171,9 @@ pub fn write_trajectory(
         missing: trajectory.missing.iter().map(missing).collect(),
         lost_records: trajectory.lost_records,
         retransmission_of: trajectory.retransmission_of,
+        retransmission_after_ns: trajectory.retransmission_after_ns,
+        duplicate_of: trajectory.duplicate_of,
+        quotes: trajectory.quotes,
         ambiguous: trajectory.ambiguous.as_deref(),
         notes: &trajectory.notes,
         tcp: tcp(packet),
@@ -174,12 +185,17 @@ pub fn write_trajectory(
 }
 
 fn leg(leg: &Leg) -> LegObject {
-    let (latency_ns, latency_error_ns, latency_unknown) = match leg.latency {
+    let (latency_ns, latency_error_ns, latency_unknown) = latency(leg.latency);
+    LegObject { from: leg.from, to: leg.from + 1, latency_ns, latency_error_ns, latency_unknown }
+}
+
+/// Nanoseconds, their error, and why there are none.
+fn latency(latency: Latency) -> (Option<u64>, Option<u64>, Option<&'static str>) {
+    match latency {
         Latency::Exact { ns } => (Some(ns), Some(0), None),
         Latency::Estimated { ns, error_ns } => (Some(ns), Some(error_ns), None),
         Latency::Unknown(why) => (None, None, Some(why.reason())),
-    };
-    LegObject { from: leg.from, to: leg.from + 1, latency_ns, latency_error_ns, latency_unknown }
+    }
 }
 
 fn verdict<'a>(

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::output::WallClock;
 use crate::output::estimate::estimate;
 use crate::trajectory::expect;
+use crate::trajectory::icmp::error_name;
 use crate::trajectory::model::{
     DeviceRole, Direction, Directory, DropPlace, Encapsulation, Hop, Latency, MissingHop, ObservationPoint,
     Owner, Packet, Trajectory, Verdict,
@@ -13,7 +14,7 @@ use crate::trajectory::model::{
 use crate::trajectory::rewrite::{self, Endpoint};
 
 /// Columns that lines are kept within, where names allow.
-const WIDTH: usize = 100;
+pub(super) const WIDTH: usize = 100;
 const TIME_WIDTH: usize = 12;
 
 /// Colour, if the terminal has it.
@@ -27,23 +28,23 @@ impl Style {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn strong(self, text: &str) -> String {
+    pub(super) fn strong(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    fn faint(self, text: &str) -> String {
+    pub(super) fn faint(self, text: &str) -> String {
         self.paint("2", text)
     }
 
-    fn good(self, text: &str) -> String {
+    pub(super) fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    fn bad(self, text: &str) -> String {
+    pub(super) fn bad(self, text: &str) -> String {
         self.paint("31", text)
     }
 
-    fn doubtful(self, text: &str) -> String {
+    pub(super) fn doubtful(self, text: &str) -> String {
         self.paint("33", text)
     }
 }
@@ -88,17 +89,43 @@ fn write_header(
     let number = format!("#{}", trajectory.id);
     write!(out, "{}  {time}  {}", style.strong(&number), style.strong(&what(packet)))?;
     if let Some(earlier) = trajectory.retransmission_of {
-        write!(out, "  {}", style.doubtful(&format!("retransmission of #{earlier}")))?;
+        let later = trajectory.retransmission_after_ns.map(|ns| format!(", {} later", duration(ns)));
+        let text = format!("retransmission of #{earlier}{}", later.unwrap_or_default());
+        write!(out, "  {}", style.doubtful(&text))?;
+    }
+    if let Some(original) = trajectory.duplicate_of {
+        write!(out, "  {}", style.doubtful(&format!("duplicate of #{original}")))?;
+    }
+    if let Some(quoted) = trajectory.quotes {
+        write!(out, "  {}", style.doubtful(&format!("quotes #{quoted}")))?;
     }
     writeln!(out)?;
     let end = |endpoint: Endpoint| {
         let name = owner_name(&directory.owner(endpoint.address, time_ns));
         if name.is_empty() { endpoint.to_string() } else { format!("{name} {endpoint}") }
     };
-    writeln!(out, "    {} -> {}", end(Endpoint::source(packet)), end(Endpoint::destination(packet)))
+    writeln!(out, "    {} -> {}", end(Endpoint::source(packet)), end(Endpoint::destination(packet)))?;
+    if let Some(quote) = &packet.quote {
+        let source = Endpoint { address: packet.destination, port: quote.ports.map(|ports| ports.0) };
+        let destination = Endpoint { address: quote.destination, port: quote.ports.map(|ports| ports.1) };
+        let protocol = protocol_name(quote.protocol);
+        writeln!(out, "    about {protocol} {} -> {}", end(source), end(destination))?;
+    }
+    Ok(())
 }
 
-fn owner_name(owner: &Owner) -> String {
+fn protocol_name(protocol: u8) -> String {
+    match protocol {
+        1 => "ICMP".to_owned(),
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        58 => "ICMPv6".to_owned(),
+        132 => "SCTP".to_owned(),
+        other => format!("IP protocol {other}"),
+    }
+}
+
+pub(super) fn owner_name(owner: &Owner) -> String {
     match owner {
         Owner::Pod { pod, .. } => format!("pod {}/{}", pod.namespace, pod.name),
         Owner::Service(service) => format!("Service {}/{}", service.namespace, service.name),
@@ -157,12 +184,15 @@ fn icmp(packet: &Packet) -> String {
     match (packet.protocol, header.kind) {
         (1, 8) | (58, 128) => format!("{name} echo request, seq {}", packet.sequence),
         (1, 0) | (58, 129) => format!("{name} echo reply, seq {}", packet.sequence),
-        (1, 3) | (58, 1) => format!("{name} destination unreachable, code {}", header.code),
-        (1, 11) | (58, 3) => format!("{name} time exceeded"),
-        (58, 2) => format!("{name} packet too big"),
         (58, 135) => format!("{name} neighbour solicitation"),
         (58, 136) => format!("{name} neighbour advertisement"),
-        (_, kind) => format!("{name} type {kind} code {}", header.code),
+        (protocol, kind) => match error_name(protocol, kind, header.code) {
+            Some(error) => match packet.quote.and_then(|quote| quote.mtu) {
+                Some(mtu) => format!("{name} {error}, at most {mtu} bytes"),
+                None => format!("{name} {error}"),
+            },
+            None => format!("{name} type {kind} code {}", header.code),
+        },
     }
 }
 
@@ -273,13 +303,13 @@ fn changes(before: &Hop, hop: &Hop, directory: &(impl Directory + ?Sized)) -> Ve
     let (old, new) = (&before.packet, &hop.packet);
     let mut parts = Vec::new();
     let (from, to) = (Endpoint::destination(old), Endpoint::destination(new));
-    if from != to {
+    if !from.may_be(to) {
         let judged = rewrite::judge_destination(directory, new.protocol, from, to, hop.time_ns);
         let name = judged.rewrite().map_or("destination", rewrite::Rewrite::name);
         parts.push(format!("{name} {from} -> {to}"));
     }
     let (from, to) = (Endpoint::source(old), Endpoint::source(new));
-    if from != to {
+    if !from.may_be(to) {
         let judged = rewrite::judge_source(directory, new.protocol, from, to, hop.time_ns);
         let name = judged.rewrite().map_or("source", rewrite::Rewrite::name);
         parts.push(format!("{name} {from} -> {to}"));
@@ -377,7 +407,7 @@ fn write_verdict(out: &mut impl Write, trajectory: &Trajectory, style: Style) ->
 }
 
 /// "on node n1 at eth0 (nf_hook_slow)", "in pod default/curl".
-fn drop_place(place: &DropPlace) -> String {
+pub(super) fn drop_place(place: &DropPlace) -> String {
     let mut text = match &place.pod {
         Some(pod) => format!("in pod {}/{} on {}", pod.namespace, pod.name, place.node),
         None => format!("on {}", place.node),
@@ -391,7 +421,7 @@ fn drop_place(place: &DropPlace) -> String {
     text
 }
 
-fn wall_time(unix_ns: u64) -> String {
+pub(super) fn wall_time(unix_ns: u64) -> String {
     jiff::Timestamp::from_nanosecond(unix_ns.into()).map_or_else(
         |_| format!("{unix_ns} ns"),
         |time| time.strftime("%Y-%m-%d %H:%M:%S.%6f UTC").to_string(),

@@ -11,7 +11,7 @@ use crate::follow::teller::Teller;
 use crate::stream::Heartbeat;
 use crate::stream::read::StreamReader;
 use crate::stream::write::StreamWriter;
-use crate::trajectory::testing::{CURL, HTTPBIN, ROUTED, Step, World, ping, tcp, two_nodes, udp};
+use crate::trajectory::testing::{CURL, HTTPBIN, ROUTED, Step, World, drop_at, ping, tcp, two_nodes, udp};
 
 const CLUSTER: &str = "\
 kind: List
@@ -61,6 +61,27 @@ fn two_streams_of_one_node_count_its_hops_once() {
     let [near, far] = recorded();
     let expected = joined(&[near.clone(), far.clone()], in_turns);
     assert_eq!(joined(&[near.clone(), far, near], one_after_the_other), expected);
+}
+
+#[test]
+fn a_drop_ends_its_packet_once_however_many_streams_tell_it_and_whatever_their_clocks_show() {
+    let world = two_nodes(false, "vxlan");
+    let request = ping(CURL, HTTPBIN, 1);
+    let sightings = world.walk(1_000_000, &request, &ROUTED[..6]);
+    let last_ns = sightings.iter().map(|sighting| sighting.time_ns).max().unwrap();
+    let drop = [drop_at(&world, "n2", "NETFILTER_DROP", last_ns + 100, &request)];
+    let near = stream(&world, "n1", &sightings, &drop);
+    let far = stream(&world, "n2", &sightings, &drop);
+
+    let expected = joined(&[near.clone(), far.clone()], one_after_the_other);
+
+    assert_eq!(expected.len(), 1, "{expected:#?}");
+    assert!(expected[0].starts_with("dropped icmp"), "{expected:#?}");
+    for order in [one_after_the_other, backwards, in_turns] {
+        assert_eq!(joined(&[near.clone(), far.clone(), far.clone()], order), expected);
+        let shifted = shifted(&far, 37_000_000_000, 1010);
+        assert_eq!(joined(&[shifted, near.clone()], order), expected);
+    }
 }
 
 #[test]
@@ -119,15 +140,17 @@ fn recorded() -> [Vec<u8>; 2] {
         sightings.extend(world.walk(at + 300, &ping(CURL, HTTPBIN, n), ROUTED));
         sightings.extend(world.walk(at + 400, &ping(HTTPBIN, CURL, 100 + n), BACK));
     }
-    ["n1", "n2"].map(|node| stream(&world, node, &sightings))
+    ["n1", "n2"].map(|node| stream(&world, node, &sightings, &[]))
 }
 
-fn stream(world: &World, node: &str, sightings: &[Sighting]) -> Vec<u8> {
+/// What a node tells of these.
+fn stream(world: &World, node: &str, sightings: &[Sighting], drops: &[DropSighting]) -> Vec<u8> {
     let hello = Hello {
         tracer: String::new(),
         kernel_release: String::new(),
         boot_id: node.to_owned(),
         nodes: vec![node.to_owned()],
+        watches_drops: true,
         monotonic_ns: 0,
         wall_ns: 0,
     };
@@ -140,6 +163,9 @@ fn stream(world: &World, node: &str, sightings: &[Sighting]) -> Vec<u8> {
         last_ns = last_ns.max(sighting.time_ns);
         writer.sighting(sighting).unwrap();
         writer.heartbeat(Heartbeat { monotonic_ns: last_ns, wall_ns: last_ns }).unwrap();
+    }
+    for drop in drops.iter().filter(|drop| &*drop.place.node == node) {
+        writer.dropped(drop).unwrap();
     }
     writer.end("interrupted").unwrap()
 }
@@ -173,6 +199,9 @@ fn shifted(stream: &[u8], offset_ns: i64, per_mille: i64) -> Vec<u8> {
                         .sighting(&Sighting { point, time_ns: shift(time_ns), follows: 1, packet })
                         .unwrap();
                 }
+            }
+            Told::Drop(drop) => {
+                writer.dropped(&DropSighting { time_ns: shift(drop.time_ns), ..*drop }).unwrap();
             }
             Told::Counts(counts) => writer.counts(&counts).unwrap(),
             Told::Heartbeat(Heartbeat { monotonic_ns, wall_ns }) => {

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 
+use crate::trajectory::correlate::fragments::fragment_of;
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::hash::FastState;
 use crate::trajectory::model::Packet;
@@ -20,6 +21,8 @@ pub(super) enum Content {
     Whole { key: u64 },
     /// Bytes of a TCP stream.
     Bytes { key: u64, range: Range },
+    /// Bytes of a datagram.
+    Fragment { key: u64, range: Range },
 }
 
 impl Content {
@@ -35,6 +38,9 @@ impl Content {
                 key,
                 range: Range { start: packet.sequence, length: packet.payload_length },
             };
+        }
+        if let Some((key, range)) = fragment_of(packet, state) {
+            return Self::Fragment { key, range };
         }
         Self::Whole {
             key: packet.fingerprint
@@ -60,6 +66,8 @@ pub(super) struct Index {
     streams: HashMap<u64, Stream, FastState>,
     /// UDP GSO packets under way, by the IPv4 ids of all their datagrams.
     udp_ids: HashMap<u16, Vec<u32>, FastState>,
+    /// Whole datagrams under way that may be cut, by what their fragments would be found by.
+    datagrams: HashMap<u64, Vec<u32>, FastState>,
     spare: Vec<VecDeque<Entry>>,
 }
 
@@ -170,6 +178,23 @@ impl Index {
             && self.spare.len() < 1024
         {
             self.spare.push(stream.entries);
+        }
+    }
+
+    /// Whole datagrams that a fragment may have been cut from.
+    pub(super) fn datagrams(&self, key: u64) -> &[u32] {
+        self.datagrams.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn insert_datagram(&mut self, key: u64, slot: u32) {
+        self.datagrams.entry(key).or_default().push(slot);
+    }
+
+    pub(super) fn remove_datagram(&mut self, key: u64, slot: u32) {
+        let Some(slots) = self.datagrams.get_mut(&key) else { return };
+        slots.retain(|other| *other != slot);
+        if slots.is_empty() {
+            self.datagrams.remove(&key);
         }
     }
 

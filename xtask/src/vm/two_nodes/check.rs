@@ -26,6 +26,7 @@ pub(super) fn check(lines: &[String], said: &[String], nodes: [&str; 2]) -> Resu
         let value: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
         match value["schema"].as_str() {
             Some("tracer.trajectory/v1") => packets.push(value),
+            Some("tracer.exchange/v1") => {}
             Some("tracer.summary/v1") => summary = Some(value),
             other => bail!("schema {other:?}"),
         }
