@@ -38,8 +38,8 @@ use crate::trajectory::recent::Recent;
 pub const WINDOW_NS: i64 = 10_000_000_000;
 /// Pairs of clocks that are known at a time; those used last.
 const MAX_PAIRS: usize = 4096;
-/// Times are below this, 146 years, so that their differences and sums fit.
-const MAX_TIME_NS: i64 = 1 << 62;
+/// Times are below this, 73 years, so that their differences and sums fit.
+const MAX_TIME_NS: i64 = 1 << 61;
 
 /// What a clock shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

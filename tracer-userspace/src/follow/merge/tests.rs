@@ -257,6 +257,7 @@ fn told(streams: &[Vec<u8>], order: Order) -> Vec<String> {
         "x",
         "-o",
         "json",
+        "--packets",
     ]);
     let Command::Follow(args) = cli.command else { panic!("it is a follow") };
     let directory = tempfile::tempdir().unwrap();

@@ -20,7 +20,7 @@ pub(super) struct Bound {
 
 impl Bound {
     fn carried_to(self, at_ns: i64, rate: &Rate) -> i64 {
-        self.ns.saturating_add(rate.growth_ns(at_ns - self.at_ns))
+        self.ns.saturating_add(rate.growth(at_ns - self.at_ns).ceil() as i64)
     }
 
     /// The same as a bound from below of the negative value, and the other way round.
@@ -43,8 +43,13 @@ impl Envelope {
 
     /// What is not exceeded at a moment; `None` if no bound is near enough to say so.
     pub(super) fn at(&self, at_ns: i64, rate: &Rate) -> Option<i64> {
-        let near = self.bounds.iter().filter(|bound| (at_ns - bound.at_ns).abs() <= WINDOW_NS);
-        near.map(|bound| bound.carried_to(at_ns, rate)).min()
+        let before = |at_ns: i64| self.bounds.partition_point(|bound| bound.at_ns < at_ns);
+        let near = &self.bounds[before(at_ns - WINDOW_NS)..before(at_ns.saturating_add(WINDOW_NS + 1))];
+        // Rounded once: this is asked for each packet.
+        let base_ns = near.first()?.ns;
+        let carried = |bound: &Bound| (bound.ns - base_ns) as f64 + rate.growth(at_ns - bound.at_ns);
+        let least = near.iter().map(carried).fold(f64::INFINITY, f64::min);
+        Some(base_ns.saturating_add(least.ceil() as i64))
     }
 
     /// Whether others say as much as this bound.

@@ -36,11 +36,11 @@ impl Rate {
         }
     }
 
-    /// The most that can be gained while `passed_ns` pass; where these are negative, the most that it can have been
-    /// more that much earlier.
-    pub(super) fn growth_ns(&self, passed_ns: i64) -> i64 {
+    /// The most that can be gained while `passed_ns` pass, nanoseconds; where these are negative, the most that it can have
+    /// been more that much earlier.
+    pub(super) fn growth(&self, passed_ns: i64) -> f64 {
         let rate = if passed_ns >= 0 { self.most + WANDER } else { self.least - WANDER };
-        (passed_ns as f64 * rate).ceil() as i64
+        passed_ns as f64 * rate
     }
 
     /// How fast the other clock gains on the one.

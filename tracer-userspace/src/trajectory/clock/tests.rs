@@ -317,6 +317,30 @@ fn a_packet_from_before_a_stop_that_comes_late_changes_nothing() {
 }
 
 #[test]
+fn a_rate_that_changes_by_as_much_as_is_assumed_breaks_nothing() {
+    // Prompt packets, by which the rate is known well; when it changes, all packets are slow.
+    for turn in [90, -90] {
+        let before = plain(0);
+        let mut after = plain(turn);
+        after[1].offset_ns -= 12 * turn * 1_000;
+        let mut known = Clocks::default();
+        for number in 0..160 {
+            let sent = number * 100 * MS;
+            let (clocks, delay) = if sent < 12 * SECOND { (before, 5 * US) } else { (after, 2 * MS) };
+            let request = Passage::new(true, sent, delay);
+            for passage in [request, Passage::new(false, request.arrived_ns, delay)] {
+                let (left, arrived) = passage.seen(clocks);
+                known.learn(left, arrived);
+                let Some((least, most)) = bounds(known.latency(left, arrived)) else { continue };
+                let truth = passage.truth_ns(clocks);
+                assert!((least..=most).contains(&truth), "{truth} is not in {least}..={most} at {sent}");
+            }
+        }
+        assert_eq!(known.contradictions(), None);
+    }
+}
+
+#[test]
 fn a_rate_that_changes_is_followed() {
     // The second clock gains 0.04 % for a minute and then loses as much: more than what is assumed.
     let gaining = plain(400);

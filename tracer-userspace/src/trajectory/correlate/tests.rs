@@ -2,6 +2,7 @@ mod clocks;
 mod datapaths;
 mod dropped;
 mod encrypted;
+mod fidelity;
 mod fragments;
 mod identity;
 mod nat;
