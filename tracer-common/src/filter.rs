@@ -4,6 +4,9 @@
 //! A follow has two ends, A (the followed pod) and B (`--to`). It wants a packet whose innermost addresses are
 //! one of A's and one of B's, in either direction. Several ends' addresses (pod IPs of both families, the
 //! Service's ClusterIP and its endpoints, the node where SNAT may happen) go into one set.
+//!
+//! An ICMP error comes from whoever could not deliver a packet, so it is also wanted if the packet that it quotes is:
+//! by addresses, by protocol and by ports.
 
 /// Which follows have an address in their end A and in their end B; the value of the address map, whose key is
 /// the address as 16 bytes (IPv4 as IPv4-mapped IPv6).

@@ -43,10 +43,11 @@ pub(crate) fn of<R: Reader>(reader: &R, headers: &Headers, record: &HopRecord, p
         }
         describe::PROTOCOL_ICMP | describe::PROTOCOL_ICMPV6 => {
             let kind = u64::from(record.icmp_type) | u64::from(record.icmp_code) << 8;
-            let hash = mix(hash, kind | u64::from(record.sequence) << 16);
-            if is_error(headers.protocol, record.icmp_type) {
-                return quoted(reader, hash, payload, headers.end).map(finish);
+            if describe::is_icmp_error(headers.protocol, record.icmp_type) {
+                // The record's sequence is the quoted packet's, with what NAT changes.
+                return quoted(reader, mix(hash, kind), payload, headers.end).map(finish);
             }
+            let hash = mix(hash, kind | u64::from(record.sequence) << 16);
             prefix(reader, mix(hash, u64::from(length)), payload, length).map(finish)
         }
         describe::PROTOCOL_SCTP => {
@@ -93,12 +94,6 @@ fn short<R: Reader>(reader: &R, payload: u32, length: u32) -> Option<u64> {
         index += 1;
     }
     Some(word)
-}
-
-/// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792); 1 to 4 (RFC 4443).
-#[inline(always)]
-const fn is_error(protocol: u32, kind: u8) -> bool {
-    if protocol == describe::PROTOCOL_ICMP { matches!(kind, 3..=5 | 11 | 12) } else { matches!(kind, 1..=4) }
 }
 
 /// Hashes what NAT leaves alone of the packet that an ICMP error quotes in the bytes from `at` to `end`: its

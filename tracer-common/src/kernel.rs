@@ -19,6 +19,8 @@ pub struct KernelLayout {
     pub skb_dev: u32,
     /// The packet's socket (a pointer).
     pub skb_sk: u32,
+    /// The packet's route, with flags in its lowest bits (a pointer).
+    pub skb_refdst: u32,
     /// `struct skb_shared_info`: payload bytes per segment (16 bits).
     pub shared_gso_size: u32,
     /// Number of segments (16 bits).
@@ -27,16 +29,23 @@ pub struct KernelLayout {
     pub device_ifindex: u32,
     /// The network namespace of the device (a pointer).
     pub device_net: u32,
+    /// `struct dst_entry`, a route: its device (a pointer).
+    pub route_dev: u32,
     /// `struct sock`: the network namespace of the socket (a pointer).
     pub sock_net: u32,
     /// `struct net`: inode number of the namespace (32 bits).
     pub net_inum: u32,
     /// Which argument of the tracepoint is the reason, from 0.
     pub reason_argument: u32,
+    /// Which argument is the receiving socket, from 0; [`NO_ARGUMENT`] before Linux 6.11.
+    pub socket_argument: u32,
     /// Reasons that are no drops; a number that no reason has where the kernel has none.
     pub reason_not_dropped: u32,
     pub reason_consumed: u32,
 }
+
+/// The tracepoint has no such argument.
+pub const NO_ARGUMENT: u32 = u32::MAX;
 
 /// A number that no reason has.
 pub const NO_REASON: u32 = u32::MAX;

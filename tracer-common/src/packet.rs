@@ -112,6 +112,14 @@ pub struct Headers {
     /// `FLAG_FRAGMENT`, `FLAG_MORE_FRAGMENTS`, `FLAG_TUNNEL_DEPTH` of [`crate::record`].
     pub flags: u32,
     pub tunnel_count: u32,
+    /// IP header that an ICMP error quotes; 0 for none.
+    pub quote: u32,
+    /// 4 or 6, of the quoted packet.
+    pub quote_version: u32,
+    /// IANA protocol number of the quoted packet.
+    pub quote_protocol: u32,
+    /// Quoted transport header, if eight bytes of it are there; 0 for none.
+    pub quote_transport: u32,
     pub outer: TunnelAt,
     pub middle: TunnelAt,
 }

@@ -21,6 +21,10 @@ pub const FLAG_MORE_FRAGMENTS: u8 = 1 << 2;
 pub const FLAG_TUNNEL_DEPTH: u8 = 1 << 3;
 /// [`HopRecord::flags`]: ports are valid (TCP, UDP, SCTP and not a later fragment).
 pub const FLAG_PORTS: u8 = 1 << 4;
+/// [`HopRecord::flags`]: an ICMP error that quotes the IP header of another packet; see [`HopRecord::quote`].
+pub const FLAG_QUOTE: u8 = 1 << 5;
+/// [`HopRecord::flags`]: the quote has the first eight bytes of a transport header as well.
+pub const FLAG_QUOTE_TRANSPORT: u8 = 1 << 6;
 
 pub const TUNNEL_VXLAN: u8 = 1;
 pub const TUNNEL_GENEVE: u8 = 2;
@@ -55,6 +59,9 @@ pub struct Tunnel {
 
 /// What one observation point reports of one packet. All fields but the first group describe the innermost
 /// IP packet and come from its bytes alone.
+///
+/// An ICMP error has no use for ports and TCP's fields. What it quotes of another packet is kept in them, to be read
+/// with [`HopRecord::quote`] where [`FLAG_QUOTE`] is set, so that no other record is longer for it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HopRecord {
@@ -120,11 +127,28 @@ pub struct HopRecord {
     pub icmp_code: u8,
     /// `FLAG_*`.
     pub flags: u8,
-    /// Always 0; keeps the record free of padding.
+    /// Part of a quote ([`HopRecord::quote`]), else 0.
     pub reserved: u32,
 
     /// Encapsulations around the packet, outermost first; unused entries are zero.
     pub tunnels: [Tunnel; MAX_TUNNELS],
+}
+
+/// What an ICMP error says of the packet that caused it. That packet's source is where the error goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuoteRecord {
+    /// IPv4 as IPv4-mapped IPv6.
+    pub destination: [u8; 16],
+    /// IPv4 identification; 0 for IPv6.
+    pub identification: u16,
+    /// IANA protocol number; for IPv6 that of the first header behind the fixed one.
+    pub protocol: u8,
+    /// The first eight bytes behind the quoted IP header, where they are quoted and the packet is no later fragment:
+    /// two words in host order.
+    pub transport: Option<(u32, u32)>,
+    /// Longest packet that would have passed, bytes (fragmentation needed, packet too big); 0 where the error does
+    /// not say. A larger one is 65535.
+    pub mtu: u16,
 }
 
 /// Size of a hop record in the ring buffer, bytes.
@@ -144,6 +168,50 @@ impl HopRecord {
         // and read_unaligned asks for no alignment.
         Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast::<Self>()) })
     }
+
+    /// What an ICMP error quotes; `None` for any other packet and for one that quotes less than an IP header.
+    #[must_use]
+    pub fn quote(&self) -> Option<QuoteRecord> {
+        if self.flags & FLAG_QUOTE == 0 {
+            return None;
+        }
+        let mut destination = [0; 16];
+        let words = [self.acknowledgment, self.timestamp_value, self.timestamp_echo, self.reserved];
+        for (bytes, word) in destination.chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        let [first, second] = self.source_port;
+        let [third, fourth] = self.destination_port;
+        Some(QuoteRecord {
+            destination,
+            identification: self.window,
+            protocol: self.tcp_flags,
+            transport: (self.flags & FLAG_QUOTE_TRANSPORT != 0)
+                .then_some((u32::from_be_bytes([first, second, third, fourth]), self.sequence)),
+            mtu: self.icmp_identifier,
+        })
+    }
+
+    /// Keeps a quote in the fields that an ICMP error does not use.
+    #[inline(always)]
+    pub fn set_quote(&mut self, quote: &QuoteRecord) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = quote.destination;
+        self.acknowledgment = u32::from_ne_bytes([a, b, c, d]);
+        self.timestamp_value = u32::from_ne_bytes([e, f, g, h]);
+        self.timestamp_echo = u32::from_ne_bytes([i, j, k, l]);
+        self.reserved = u32::from_ne_bytes([m, n, o, p]);
+        self.window = quote.identification;
+        self.tcp_flags = quote.protocol;
+        self.icmp_identifier = quote.mtu;
+        self.flags |= FLAG_QUOTE;
+        if let Some((first, second)) = quote.transport {
+            let [a, b, c, d] = first.to_be_bytes();
+            self.source_port = [a, b];
+            self.destination_port = [c, d];
+            self.sequence = second;
+            self.flags |= FLAG_QUOTE_TRANSPORT;
+        }
+    }
 }
 
 /// A packet that the kernel threw away, as its tracepoint `skb:kfree_skb` told.
@@ -158,7 +226,7 @@ pub struct DropRecord {
     pub location: u64,
     /// `enum skb_drop_reason` of the running kernel: its numbers differ between kernels.
     pub reason: u32,
-    /// Inode number of the network namespace of the packet's device, else of its socket; 0 where it had neither.
+    /// Inode number of the network namespace of the packet's device, else of its socket or route; 0 where it had none.
     pub netns: u32,
 }
 

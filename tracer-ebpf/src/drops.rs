@@ -16,6 +16,7 @@ use tracer_common::outcome::{DROP_OUTCOME_COUNT, DropOutcome};
 use tracer_common::packet::{Headers, Link, MAX_OFFSET, Reader};
 use tracer_common::record::{DIRECTION_NONE, DropRecord};
 
+use crate::constant::constant;
 use crate::kernel::{Arguments, Bytes, SocketBuffer, is_no_drop};
 use crate::reader::address;
 use crate::{filter, records};
@@ -31,6 +32,17 @@ struct Scratch {
     /// interrupted by one in a softirq. From Linux 6.1 on the kernel skips that one by itself, and counts it.
     busy: u64,
     headers: Headers,
+    copy: Beginning,
+}
+
+/// The beginning of a packet. verifier: the lengths are here and not in registers, for what the verifier learns of a
+/// register in one comparison makes it another state at the next.
+#[repr(C)]
+struct Beginning {
+    /// Bytes of it that are the packet's.
+    copied: u32,
+    /// Of the whole packet.
+    length: u32,
     bytes: [u8; COPY_BYTES],
 }
 
@@ -67,8 +79,8 @@ fn try_report(ctx: &BtfTracePointContext) -> Result<DropOutcome, DropOutcome> {
     // SAFETY: as above.
     unsafe { core::ptr::write_volatile(&raw mut (*scratch).busy, 1) };
     // SAFETY: the mark keeps all other runs on this CPU from these two fields.
-    let (headers, bytes) = unsafe { (&mut (*scratch).headers, &mut (*scratch).bytes) };
-    let outcome = report(arguments, reason, headers, bytes);
+    let (headers, copy) = unsafe { (&mut (*scratch).headers, &mut (*scratch).copy) };
+    let outcome = report(arguments, reason, headers, copy);
     // SAFETY: as above.
     unsafe { core::ptr::write_volatile(&raw mut (*scratch).busy, 0) };
     outcome
@@ -79,19 +91,18 @@ fn report(
     arguments: Arguments,
     reason: u32,
     headers: &mut Headers,
-    bytes: &mut [u8; COPY_BYTES],
+    copy: &mut Beginning,
 ) -> Result<DropOutcome, DropOutcome> {
     let buffer = arguments.socket_buffer().ok_or(DropOutcome::Unreadable)?;
     let packet = buffer.bytes().ok_or(DropOutcome::NotIp)?;
-    let reader = CopyReader::copy(&packet, bytes).ok_or(DropOutcome::Unreadable)?;
+    let reader = CopyReader::new(&packet, copy).ok_or(DropOutcome::Unreadable)?;
     let config = filter::config().ok_or(DropOutcome::Internal)?;
     headers.parse(&reader, Link::None, &config.vxlan_ports)?;
     let follows = filter::wanted_by(&reader, headers, config)?;
     if follows == 0 {
         return Ok(DropOutcome::Filtered);
     }
-    let location = arguments.location().unwrap_or(0);
-    write(&reader, headers, buffer, follows, (reason, location))
+    write(&reader, headers, buffer, follows, (arguments, reason))
 }
 
 #[inline(always)]
@@ -100,10 +111,11 @@ fn write(
     headers: &Headers,
     buffer: SocketBuffer,
     follows: u64,
-    (reason, location): (u32, u64),
+    (arguments, reason): (Arguments, u32),
 ) -> Result<DropOutcome, DropOutcome> {
     let (gso_size, gso_segments) = buffer.gso().ok_or(DropOutcome::Unreadable)?;
-    let (netns, ifindex) = buffer.place().unwrap_or((0, 0));
+    let (netns, ifindex) = buffer.place(arguments).unwrap_or((0, 0));
+    let location = arguments.location().unwrap_or(0);
     let mut entry = records::reserve::<DropRecord>().ok_or(DropOutcome::RingFull)?;
     let record = entry.write(DropRecord::default());
     record.location = location;
@@ -114,7 +126,7 @@ fn write(
     packet.time_ns = unsafe { bpf_ktime_get_ns() };
     packet.follows = follows;
     packet.ifindex = ifindex;
-    packet.length = reader.length;
+    packet.length = reader.length();
     packet.direction = DIRECTION_NONE;
     packet.gso_size = gso_size;
     packet.gso_segments = gso_segments;
@@ -136,39 +148,39 @@ fn count(outcome: DropOutcome) {
 }
 
 /// Reads the copy of a packet's beginning.
-struct CopyReader<'a> {
-    bytes: &'a [u8; COPY_BYTES],
-    /// Bytes of it that are the packet's.
-    copied: u32,
-    /// Of the whole packet.
-    length: u32,
-}
+struct CopyReader<'a>(&'a Beginning);
 
 impl<'a> CopyReader<'a> {
-    /// `None` if the kernel's memory cannot be read.
+    /// Copies it; `None` if the kernel's memory cannot be read.
     #[inline(always)]
-    fn copy(packet: &Bytes, bytes: &'a mut [u8; COPY_BYTES]) -> Option<Self> {
+    fn new(packet: &Bytes, copy: &'a mut Beginning) -> Option<Self> {
         const MOST: u32 = COPY_BYTES as u32 - 1;
-        let copied = packet.linear.min(MOST);
-        let mut size = u64::from(copied);
+        copy.copied = packet.linear.min(MOST);
+        copy.length = packet.length;
+        let mut size = u64::from(copy.copied);
         // SAFETY: an AND on a register. verifier: the bound, right where it is used.
         unsafe {
             asm!("{0} &= {1}", inout(reg) size, const MOST, options(pure, nomem, nostack, preserves_flags))
         };
         // SAFETY: at most COPY_BYTES are written, and the helper checks the address that it reads from.
         let failed = unsafe {
-            bpf_probe_read_kernel(bytes.as_mut_ptr().cast(), size as u32, packet.start as *const _)
+            bpf_probe_read_kernel(copy.bytes.as_mut_ptr().cast(), size as u32, packet.start as *const _)
         };
-        (failed == 0).then_some(Self { bytes, copied, length: packet.length })
+        (failed == 0).then_some(Self(copy))
+    }
+
+    #[inline(always)]
+    fn copied(&self) -> u32 {
+        constant(&self.0.copied)
     }
 
     /// The value at `offset`, bytes as they lie.
     #[inline(always)]
     fn load<T: Copy>(&self, offset: u32) -> Option<T> {
-        if offset > MAX_OFFSET || offset + size_of::<T>() as u32 > self.copied {
+        if offset > MAX_OFFSET || offset + size_of::<T>() as u32 > self.copied() {
             return None;
         }
-        let at = address(self.bytes.as_ptr() as usize, offset as usize);
+        let at = address(self.0.bytes.as_ptr() as usize, offset as usize);
         // SAFETY: MAX_OFFSET and the longest value are inside the copy. BPF loads need no alignment on the machines
         // that the kernel compiles programs for with efficient unaligned access.
         Some(unsafe { *(at as *const T) })
@@ -198,13 +210,13 @@ impl Reader for CopyReader<'_> {
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        self.length
+        constant(&self.0.length)
     }
 
     /// verifier: what lives between two steps goes through memory, see `tracer_common::packet::Headers`.
     #[inline(always)]
     fn step(&self) {
-        let mut copied = self.copied;
+        let mut copied = self.copied();
         // SAFETY: moves a register to itself; without `nomem` the compiler must assume that memory changed.
         unsafe { asm!("{0} = {0}", inout(reg) copied, options(nostack, preserves_flags)) };
         let _ = copied;

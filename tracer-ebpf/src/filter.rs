@@ -1,9 +1,10 @@
 //! Which follows want a packet. Userspace fills the maps; the rules are in `tracer_common::filter`.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use tracer_common::filter::{Ends, FilterConfig, match_ends, narrow, source_decides};
 use tracer_common::packet::{Headers, ParseError, Reader};
+use tracer_common::record::FLAG_MORE_FRAGMENTS;
 
 #[map]
 static CONFIG: Array<FilterConfig> = Array::with_max_entries(1, 0);
@@ -20,6 +21,20 @@ static PORTS: HashMap<u16, u64> = HashMap::with_max_entries(1_024, 0);
 #[map]
 static PROTOCOLS: Array<u64> = Array::with_max_entries(256, 0);
 
+/// Datagram to the follows that ask for ports and want its first fragment, the only one that has them.
+#[map]
+static FRAGMENTED: LruHashMap<Datagram, u64> = LruHashMap::with_max_entries(4_096, 0);
+
+/// What the fragments of one datagram have in common. The addresses differ from hook to hook where NAT rewrites them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Datagram {
+    source: [u8; 16],
+    destination: [u8; 16],
+    identification: u32,
+    protocol: u32,
+}
+
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static FilterConfig> {
     CONFIG.get(0)
@@ -33,18 +48,51 @@ pub(crate) fn wanted_by<R: Reader>(
     config: &FilterConfig,
 ) -> Result<u64, ParseError> {
     let (source, destination) = headers.addresses(reader)?;
-    let source = ends_of(&source);
-    if source_decides(source, config.any_peer) {
-        return Ok(0);
+    let mut follows = wanted_between(&source, &destination, config);
+    if headers.quote != 0 {
+        let (source, destination) = headers.quoted_addresses(reader)?;
+        follows |= wanted_between(&source, &destination, config);
     }
-    let destination = ends_of(&destination).unwrap_or_default();
-    let follows = match_ends(source.unwrap_or_default(), destination, config.any_peer);
     if follows & !(config.any_port & config.any_protocol) == 0 {
         return Ok(follows);
     }
     let (source_port, destination_port) = headers.ports(reader)?;
-    let protocol = PROTOCOLS.get(headers.protocol & 0xff).copied().unwrap_or(0);
-    Ok(narrow(follows, config, protocol, askers_of(source_port), askers_of(destination_port)))
+    let mut protocol = askers_of_protocol(headers.protocol);
+    if headers.quote != 0 {
+        protocol |= askers_of_protocol(headers.quote_protocol);
+    }
+    if headers.is_later_fragment() {
+        let datagram = datagram(source, destination, headers);
+        // SAFETY: as in `ends_of`.
+        let by_port = unsafe { FRAGMENTED.get(&datagram) }.copied().unwrap_or(0);
+        return Ok(narrow(follows, config, protocol, by_port, 0));
+    }
+    let wanted = narrow(follows, config, protocol, askers_of(source_port), askers_of(destination_port));
+    if headers.flags & u32::from(FLAG_MORE_FRAGMENTS) != 0 && wanted & !config.any_port != 0 {
+        // Where the map has no room the later fragments are left out, as they would be without it.
+        let _ = FRAGMENTED.insert(&datagram(source, destination, headers), &wanted, 0);
+    }
+    Ok(wanted)
+}
+
+#[inline(always)]
+fn datagram(source: [u8; 16], destination: [u8; 16], headers: &Headers) -> Datagram {
+    Datagram { source, destination, identification: headers.identification, protocol: headers.protocol }
+}
+
+#[inline(always)]
+fn wanted_between(source: &[u8; 16], destination: &[u8; 16], config: &FilterConfig) -> u64 {
+    let source = ends_of(source);
+    if source_decides(source, config.any_peer) {
+        return 0;
+    }
+    let destination = ends_of(destination).unwrap_or_default();
+    match_ends(source.unwrap_or_default(), destination, config.any_peer)
+}
+
+#[inline(always)]
+fn askers_of_protocol(protocol: u32) -> u64 {
+    PROTOCOLS.get(protocol & 0xff).copied().unwrap_or(0)
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! An address that leads nowhere makes a read fail, and nothing worse.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use tracer_common::kernel::KernelLayout;
+use tracer_common::kernel::{KernelLayout, NO_ARGUMENT};
 
 use crate::constant::constant;
 
@@ -16,13 +16,16 @@ static LAYOUT: KernelLayout = KernelLayout {
     skb_network_header: 0,
     skb_dev: 0,
     skb_sk: 0,
+    skb_refdst: 0,
     shared_gso_size: 0,
     shared_gso_segs: 0,
     device_ifindex: 0,
     device_net: 0,
+    route_dev: 0,
     sock_net: 0,
     net_inum: 0,
     reason_argument: 0,
+    socket_argument: 0,
     reason_not_dropped: 0,
     reason_consumed: 0,
 };
@@ -52,6 +55,15 @@ impl Arguments {
         // In the low half of its register, which is the first one in memory or not.
         let reason: u64 = read(self.0, constant(&LAYOUT.reason_argument) * 8)?;
         Some(reason as u32)
+    }
+
+    /// Address of the socket that was to receive the packet, where the kernel says it.
+    #[inline(always)]
+    fn socket(self) -> Option<u64> {
+        match constant(&LAYOUT.socket_argument) {
+            NO_ARGUMENT => None,
+            place => read(self.0, place * 8).filter(|socket| *socket != 0),
+        }
     }
 }
 
@@ -102,18 +114,29 @@ impl SocketBuffer {
         Some((size, segments))
     }
 
-    /// Inode number of the network namespace, and the ifindex of the device in it. In a socket's queues the device's
-    /// place in the buffer is used for other things: what has no plausible namespace is no device, and the socket's
-    /// namespace counts. (Not before: a buffer keeps its sender's socket on its way through other namespaces.)
+    /// Inode number of the network namespace, and the ifindex of the device in it or 0.
+    ///
+    /// A buffer in a socket's hands has no device any more, or something else in its place: what has no plausible
+    /// namespace is no device. Then the receiving socket's namespace counts, the buffer's own, that of its route. (Not
+    /// before: a buffer keeps its sender's socket on its way through other namespaces. And of a route the namespace
+    /// only: its device is not where the packet is.)
     #[inline(always)]
-    pub(crate) fn place(self) -> Option<(u32, u32)> {
+    pub(crate) fn place(self, arguments: Arguments) -> Option<(u32, u32)> {
         if let Some(device) = self.pointer(constant(&LAYOUT.skb_dev))
-            && let Some(inode) = namespace(device, constant(&LAYOUT.device_net))
+            && let Some(inode) = device_namespace(device)
         {
             return Some((inode, read(device, constant(&LAYOUT.device_ifindex))?));
         }
-        let socket = self.pointer(constant(&LAYOUT.skb_sk))?;
-        Some((namespace(socket, constant(&LAYOUT.sock_net))?, 0))
+        if let Some(inode) = arguments.socket().and_then(socket_namespace) {
+            return Some((inode, 0));
+        }
+        if let Some(inode) = self.pointer(constant(&LAYOUT.skb_sk)).and_then(socket_namespace) {
+            return Some((inode, 0));
+        }
+        const FLAGS: u64 = 0b11;
+        let route = self.pointer(constant(&LAYOUT.skb_refdst))? & !FLAGS;
+        let device = read(route, constant(&LAYOUT.route_dev))?;
+        Some((device_namespace(device)?, 0))
     }
 
     #[inline(always)]
@@ -125,6 +148,16 @@ impl SocketBuffer {
     fn pointer(self, offset: u32) -> Option<u64> {
         read(self.0, offset).filter(|pointer| *pointer != 0)
     }
+}
+
+#[inline(always)]
+fn device_namespace(device: u64) -> Option<u32> {
+    namespace(device, constant(&LAYOUT.device_net))
+}
+
+#[inline(always)]
+fn socket_namespace(socket: u64) -> Option<u32> {
+    namespace(socket, constant(&LAYOUT.sock_net))
 }
 
 /// Inode number of the namespace that a device or socket points to.

@@ -17,7 +17,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use crate::agent::observer::Losses;
-use crate::trajectory::model::{ObservationPoint, Packet};
+use crate::trajectory::model::{DropSighting, ObservationPoint, Packet};
 
 #[allow(unreachable_pub, reason = "generated from proto/stream.proto, where everything is public")]
 mod wire {
@@ -45,6 +45,12 @@ pub struct Hello {
     /// Streams with the same one share a clock.
     pub boot_id: String,
     pub nodes: Vec<String>,
+    /// Whether the kernel tells of its drops.
+    pub watches_drops: bool,
+    /// CLOCK_MONOTONIC there at the stream's beginning, nanoseconds.
+    pub monotonic_ns: u64,
+    /// CLOCK_REALTIME there at the same moment, nanoseconds since 1970; 0 if not said.
+    pub wall_ns: u64,
 }
 
 /// One message, decoded and checked. Points are named by their number within the stream, and their clock is the stream's.
@@ -58,6 +64,8 @@ pub enum Told {
     },
     PointGone(u32),
     Sightings(Vec<Sighted>),
+    /// Its clock is the stream's.
+    Drop(Box<DropSighting>),
     Counts(Counts),
     Heartbeat(Heartbeat),
     End {

@@ -73,7 +73,19 @@ impl<'a> Watch<'a> {
     /// # Panics
     /// When the lab has no such pod or Service.
     pub fn start(lab: &'a Lab, pod: &str, to: &str) -> Result<Self> {
-        let ends = [lab.pod(pod).ips().to_vec(), addresses(lab, to)];
+        Self::start_among(lab, pod, to, &[])
+    }
+
+    /// As [`Watch::start`], where `to` may also be an address, and its end has `others` besides: those that NAT uses.
+    ///
+    /// # Errors
+    /// When one of the two cannot be started.
+    ///
+    /// # Panics
+    /// When the lab has no such pod or Service.
+    pub fn start_among(lab: &'a Lab, pod: &str, to: &str, others: &[IpAddr]) -> Result<Self> {
+        let target = to.parse::<IpAddr>().map_or_else(|_| addresses(lab, to), |address| vec![address]);
+        let ends = [lab.pod(pod).ips().to_vec(), [target, others.to_vec()].concat()];
         let tracer = Tracer::new(lab)?;
         let capture = lab.capture_everywhere()?;
         let runs = Runs::now(lab)?;

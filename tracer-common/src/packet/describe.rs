@@ -1,14 +1,12 @@
 //! The hop record of a parsed packet.
 
-pub(crate) use super::walk::PROTOCOL_UDP;
+pub(crate) use super::walk::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_UDP, is_icmp_error};
 use super::{Headers, ParseError, Reader, TunnelAt};
 use crate::filter::mapped;
 use crate::fingerprint;
-use crate::record::{FLAG_PORTS, FLAG_TCP_TIMESTAMP, HopRecord, Tunnel};
+use crate::record::{FLAG_PORTS, FLAG_TCP_TIMESTAMP, HopRecord, QuoteRecord, Tunnel};
 
-pub(crate) const PROTOCOL_ICMP: u32 = 1;
 pub(crate) const PROTOCOL_TCP: u32 = 6;
-pub(crate) const PROTOCOL_ICMPV6: u32 = 58;
 pub(crate) const PROTOCOL_SCTP: u32 = 132;
 
 const ICMP_ECHO_REPLY: u8 = 0;
@@ -33,16 +31,31 @@ impl Headers {
         addresses(reader, self.network, self.version).ok_or(ParseError::Truncated)
     }
 
-    /// Source and destination port in host order, zero where there are none.
+    /// Source and destination of the packet that an ICMP error quotes, IPv4 as IPv4-mapped IPv6; only where
+    /// [`Headers::quote`] is not 0.
+    ///
+    /// # Errors
+    /// [`ParseError::Truncated`].
+    #[inline(always)]
+    pub fn quoted_addresses<R: Reader>(&self, reader: &R) -> Result<([u8; 16], [u8; 16]), ParseError> {
+        addresses(reader, self.quote, self.quote_version).ok_or(ParseError::Truncated)
+    }
+
+    /// Source and destination port in host order, zero where there are none. Of an ICMP error: those of the packet
+    /// that it quotes.
     ///
     /// # Errors
     /// [`ParseError::Truncated`].
     #[inline(always)]
     pub fn ports<R: Reader>(&self, reader: &R) -> Result<(u16, u16), ParseError> {
-        if self.is_later_fragment() || !has_ports(self.protocol) {
+        let (protocol, at) = match self.quote_transport {
+            0 => (self.protocol, self.transport),
+            quoted => (self.quote_protocol, quoted),
+        };
+        if self.is_later_fragment() || !has_ports(protocol) {
             return Ok((0, 0));
         }
-        let both = reader.u32(self.transport).ok_or(ParseError::Truncated)?;
+        let both = reader.u32(at).ok_or(ParseError::Truncated)?;
         Ok(((both >> 16) as u16, both as u16))
     }
 
@@ -158,7 +171,36 @@ impl Headers {
             record.icmp_identifier = (identifier_and_sequence >> 16) as u16;
             record.sequence = identifier_and_sequence & 0xffff;
         }
+        if self.quote != 0 {
+            record.set_quote(&self.quote(reader)?);
+        }
         Some(at + 8)
+    }
+
+    #[inline(always)]
+    fn quote<R: Reader>(&self, reader: &R) -> Option<QuoteRecord> {
+        let (_, destination) = addresses(reader, self.quote, self.quote_version)?;
+        let identification = if self.quote_version == 4 { reader.u16(self.quote + 4)? } else { 0 };
+        let transport = match self.quote_transport {
+            0 => None,
+            at => Some((reader.u32(at)?, reader.u32(at + 4)?)),
+        };
+        let protocol = self.quote_protocol as u8;
+        Some(QuoteRecord { destination, identification, protocol, transport, mtu: self.mtu(reader)? })
+    }
+
+    /// The MTU that an ICMP error tells of, 0 for none: fragmentation needed (RFC 1191), packet too big (RFC 4443).
+    #[inline(always)]
+    fn mtu<R: Reader>(&self, reader: &R) -> Option<u16> {
+        const FRAGMENTATION_NEEDED: u16 = 0x0304;
+        const PACKET_TOO_BIG: u16 = 0x0200;
+        let kind_and_code = reader.u16(self.transport)?;
+        let mtu = match (self.protocol, kind_and_code) {
+            (PROTOCOL_ICMP, FRAGMENTATION_NEEDED) => u32::from(reader.u16(self.transport + 6)?),
+            (PROTOCOL_ICMPV6, PACKET_TOO_BIG) => reader.u32(self.transport + 4)?,
+            _ => 0,
+        };
+        Some(if mtu > 0xffff { 0xffff } else { mtu as u16 })
     }
 }
 

@@ -28,6 +28,7 @@ const ETHER_TYPE_QINQ_OLD: u32 = 0x9100;
 const ETHER_TYPE_BRIDGING: u32 = 0x6558;
 
 pub(super) const PROTOCOL_HOP_BY_HOP: u32 = 0;
+pub(crate) const PROTOCOL_ICMP: u32 = 1;
 pub(super) const PROTOCOL_IPV4: u32 = 4;
 pub(crate) const PROTOCOL_UDP: u32 = 17;
 pub(super) const PROTOCOL_IPV6: u32 = 41;
@@ -35,6 +36,7 @@ pub(super) const PROTOCOL_ROUTING: u32 = 43;
 pub(super) const PROTOCOL_FRAGMENT: u32 = 44;
 pub(super) const PROTOCOL_GRE: u32 = 47;
 pub(super) const PROTOCOL_AUTHENTICATION: u32 = 51;
+pub(crate) const PROTOCOL_ICMPV6: u32 = 58;
 pub(super) const PROTOCOL_NO_NEXT_HEADER: u32 = 59;
 pub(super) const PROTOCOL_DESTINATION_OPTIONS: u32 = 60;
 pub(super) const PROTOCOL_MOBILITY: u32 = 135;
@@ -256,9 +258,40 @@ impl Headers {
             }
             PROTOCOL_GRE => self.gre(reader)?,
             PROTOCOL_UDP => self.udp(reader, vxlan_ports)?,
+            PROTOCOL_ICMP | PROTOCOL_ICMPV6 => self.note_quote(reader).unwrap_or_default(),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Notes where the packet is that an ICMP error quotes. `None` if it quotes no whole IP header, which is no
+    /// reason not to report the error. Extension headers in a quote are not looked behind.
+    #[inline(always)]
+    fn note_quote<R: Reader>(&mut self, reader: &R) -> Option<()> {
+        if !is_icmp_error(self.protocol, reader.u8(self.offset)?) {
+            return None;
+        }
+        let at = self.offset + 8;
+        if at + 20 > self.end {
+            return None;
+        }
+        let first = u32::from(reader.u8(at)?);
+        let (header_length, protocol, is_later_fragment) = match first >> 4 {
+            4 => ((first & 0xf) * 4, reader.u8(at + 9)?, reader.u16(at + 6)? & 0x1fff != 0),
+            6 => (40, reader.u8(at + 6)?, false),
+            _ => return None,
+        };
+        let transport = at + header_length;
+        if header_length < 20 || transport > self.end {
+            return None;
+        }
+        self.quote = at;
+        self.quote_version = first >> 4;
+        self.quote_protocol = u32::from(protocol);
+        if !is_later_fragment && transport + 8 <= self.end {
+            self.quote_transport = transport;
+        }
+        Some(())
     }
 
     #[inline(always)]
@@ -343,6 +376,12 @@ impl Headers {
 }
 
 const _: () = assert!(MAX_TUNNELS == 2, "Headers has one field for each tunnel");
+
+/// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792); 1 to 4 (RFC 4443).
+#[inline(always)]
+pub(crate) const fn is_icmp_error(protocol: u32, kind: u8) -> bool {
+    if protocol == PROTOCOL_ICMP { matches!(kind, 3..=5 | 11 | 12) } else { matches!(kind, 1..=4) }
+}
 
 /// The state for the payload of a tunnel that names it by EtherType.
 #[inline(always)]

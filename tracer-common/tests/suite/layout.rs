@@ -5,9 +5,13 @@ use std::mem::{align_of, offset_of, size_of};
 
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 use tracer_common::filter::{Ends, FilterConfig, mapped, match_ends, narrow, source_decides};
-use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
+use tracer_common::kernel::KernelLayout;
+use tracer_common::outcome::{DROP_OUTCOME_COUNT, DropOutcome, OUTCOME_COUNT, Outcome};
 use tracer_common::packet::{Headers, ParseError};
-use tracer_common::record::{HOP_RECORD_SIZE, HopRecord, MAX_TUNNELS, Tunnel};
+use tracer_common::record::{
+    DIRECTION_EGRESS, DIRECTION_INGRESS, DIRECTION_NONE, DROP_RECORD_SIZE, DropRecord, HOP_RECORD_SIZE,
+    HopRecord, MAX_TUNNELS, Record, Tunnel,
+};
 
 /// A record's bytes as they are in the ring buffer.
 fn bytes_of(record: &HopRecord) -> &[u8] {
@@ -63,6 +67,48 @@ fn every_field_of_the_record_is_where_it_was() {
     ];
     for (offset, expected) in landmarks {
         assert_eq!(offset, expected);
+    }
+}
+
+/// A drop record's bytes as they are in the ring buffer.
+fn bytes_of_drop(record: &DropRecord) -> &[u8] {
+    // SAFETY: repr(C) without padding, so every byte is initialized; the reference outlives the slice.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast(), DROP_RECORD_SIZE) }
+}
+
+#[test]
+fn every_field_of_a_drop_record_is_where_it_was() {
+    let fields = [
+        (offset_of!(DropRecord, packet), HOP_RECORD_SIZE, "packet"),
+        (offset_of!(DropRecord, location), 8, "location"),
+        (offset_of!(DropRecord, reason), 4, "reason"),
+        (offset_of!(DropRecord, netns), 4, "netns"),
+    ];
+    assert_eq!(without_padding(&fields), DROP_RECORD_SIZE);
+    assert_eq!((DROP_RECORD_SIZE, align_of::<DropRecord>()), (216, 8));
+    assert_eq!((size_of::<KernelLayout>(), align_of::<KernelLayout>()), (19 * 4, 4), "words only");
+}
+
+#[test]
+fn a_sample_is_the_kind_that_its_size_and_its_direction_both_say() {
+    for direction in [DIRECTION_INGRESS, DIRECTION_EGRESS] {
+        let hop = HopRecord { direction, time_ns: 1, ..HopRecord::default() };
+        assert_eq!(Record::from_bytes(bytes_of(&hop)), Some(Record::Hop(hop)));
+        let drop = DropRecord { packet: hop, reason: 9, ..DropRecord::default() };
+        assert_eq!(Record::from_bytes(bytes_of_drop(&drop)), None, "a drop is at no hook");
+    }
+    let packet = HopRecord { direction: DIRECTION_NONE, time_ns: 1, ..HopRecord::default() };
+    assert_eq!(Record::from_bytes(bytes_of(&packet)), None, "the end is missing");
+    let drop = DropRecord { packet, location: 2, reason: 3, netns: 4 };
+    assert_eq!(Record::from_bytes(bytes_of_drop(&drop)), Some(Record::Drop(drop)));
+}
+
+#[test]
+fn a_sample_of_any_other_size_is_no_record() {
+    let bytes = [DIRECTION_NONE; DROP_RECORD_SIZE + 8];
+    let sizes = (0..bytes.len()).filter(|size| ![HOP_RECORD_SIZE, DROP_RECORD_SIZE].contains(size));
+    for size in sizes {
+        assert_eq!(Record::from_bytes(&bytes[..size]), None, "{size}");
     }
 }
 
@@ -250,8 +296,21 @@ fn outcomes_have_dense_indices_and_names_of_their_own() {
 }
 
 #[test]
+fn outcomes_of_drops_have_dense_indices_and_names_of_their_own() {
+    for (index, outcome) in DropOutcome::ALL.iter().enumerate() {
+        assert_eq!(*outcome as usize, index, "{}", outcome.name());
+        assert!(!outcome.meaning().is_empty());
+    }
+    let names: HashSet<_> = DropOutcome::ALL.iter().map(|outcome| outcome.name()).collect();
+    assert_eq!(names.len(), DROP_OUTCOME_COUNT);
+}
+
+#[test]
 fn every_parse_error_has_an_outcome_of_its_own() {
     let errors = [ParseError::NotIp, ParseError::Truncated, ParseError::Malformed, ParseError::TooDeep];
     let outcomes: Vec<_> = errors.map(Outcome::from).to_vec();
     assert_eq!(outcomes, [Outcome::NotIp, Outcome::Truncated, Outcome::Malformed, Outcome::TooDeep]);
+    let names = |outcomes: &[Outcome]| outcomes.iter().map(|outcome| outcome.name()).collect::<Vec<_>>();
+    let of_drops = errors.map(|error| DropOutcome::from(error).name());
+    assert_eq!(names(&outcomes), of_drops, "and the same one for drops");
 }

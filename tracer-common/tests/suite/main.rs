@@ -8,6 +8,7 @@
 //! | `differential` | the same answers as `etherparse`, on packets that it writes |
 //! | `laws` | what keeps a fingerprint and what changes it |
 //! | `hostile` | no panic, no read outside, bounded work, whatever the bytes |
+//! | `quotes` | what an ICMP error says of the packet that caused it |
 //! | `quality` | fingerprints do not collide and their low bits are uniform |
 //! | `layout` | the record's bytes, the filter's truth tables, the outcomes |
 //!
@@ -22,6 +23,7 @@ mod layout;
 mod network;
 mod observe;
 mod quality;
+mod quotes;
 mod random;
 mod transports;
 mod tunnels;

@@ -133,14 +133,13 @@ fn echo_requests_and_replies_have_identifier_and_sequence() {
 
 #[test]
 fn only_echo_has_identifier_and_sequence() {
-    let quote = V4::default().around(UDP, &udp(1, 2, 0, b"x"));
-    let unreachable = V4::default().around(ICMP, &icmp(3, 4, 0, [1, 2, 5, 220], &quote));
+    let timestamp = V4::default().around(ICMP, &icmp(13, 0, 0, [1, 2, 5, 220], &[0; 12]));
     // Neighbour solicitation; an ICMPv4 type in IPv6 is no echo either.
     let solicitation = V6::default().around(ICMPV6, &icmp(135, 0, 0, [1, 2, 3, 4], &[0xfd; 16]));
     let other_family = V6::default().around(ICMPV6, &icmp(8, 0, 0, [1, 2, 3, 4], &[0; 16]));
 
     for (packet, kind, code, payload) in
-        [(unreachable, 3, 4, 29), (solicitation, 135, 0, 16), (other_family, 8, 0, 16)]
+        [(timestamp, 13, 0, 12), (solicitation, 135, 0, 16), (other_family, 8, 0, 16)]
     {
         let record = observe::ip(&packet).unwrap();
         assert_eq!((record.icmp_type, record.icmp_code, record.payload_length), (kind, code, payload));

@@ -4,13 +4,17 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use tracer_common::record::{
-    FLAG_FRAGMENT, FLAG_MORE_FRAGMENTS, FLAG_PORTS, FLAG_TCP_TIMESTAMP, HopRecord, MAX_TUNNELS, Tunnel,
+    FLAG_FRAGMENT, FLAG_MORE_FRAGMENTS, FLAG_PORTS, FLAG_QUOTE, FLAG_TCP_TIMESTAMP, HopRecord, MAX_TUNNELS,
+    QuoteRecord, Tunnel,
 };
 
-use crate::trajectory::model::{Encapsulation, IcmpHeader, ObservationPoint, Packet, Sighting};
+use crate::trajectory::model::{Encapsulation, IcmpHeader, ObservationPoint, Packet, Quote, Sighting};
 
 const PROTOCOL_ICMP: u8 = 1;
+const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_ICMPV6: u8 = 58;
+const PROTOCOL_SCTP: u8 = 132;
 
 /// The sighting that `record` reports from `point`.
 #[must_use]
@@ -22,6 +26,9 @@ pub fn sighting(record: &HopRecord, point: Arc<ObservationPoint>) -> Sighting {
 #[must_use]
 pub fn packet(record: &HopRecord) -> Packet {
     let flag = |bit: u8| record.flags & bit != 0;
+    // Such a record has the quote in fields that an error does not use.
+    let is_error = flag(FLAG_QUOTE);
+    let unless_quoted = |value: u32| if is_error { 0 } else { value };
     Packet {
         fingerprint: record.fingerprint,
         source: address(record.source),
@@ -34,24 +41,45 @@ pub fn packet(record: &HopRecord) -> Packet {
         payload_length: record.payload_length,
         gso_segments: record.gso_segments,
         gso_size: record.gso_size,
-        sequence: record.sequence,
-        acknowledgment: record.acknowledgment,
+        sequence: unless_quoted(record.sequence),
+        acknowledgment: unless_quoted(record.acknowledgment),
         tcp_timestamps: flag(FLAG_TCP_TIMESTAMP).then_some((record.timestamp_value, record.timestamp_echo)),
-        tcp_flags: record.tcp_flags,
-        window: record.window,
+        tcp_flags: if is_error { 0 } else { record.tcp_flags },
+        window: if is_error { 0 } else { record.window },
         identification: record.identification,
         fragment: flag(FLAG_FRAGMENT).then(|| (record.fragment_offset, flag(FLAG_MORE_FRAGMENTS))),
         icmp: matches!(record.protocol, PROTOCOL_ICMP | PROTOCOL_ICMPV6).then_some(IcmpHeader {
             kind: record.icmp_type,
             code: record.icmp_code,
-            identifier: record.icmp_identifier,
+            identifier: if is_error { 0 } else { record.icmp_identifier },
         }),
+        quote: record.quote().as_ref().map(quote),
         encapsulation: record
             .tunnels
             .iter()
             .take(usize::from(record.tunnel_count).min(MAX_TUNNELS))
             .map(encapsulation)
             .collect(),
+    }
+}
+
+fn quote(quote: &QuoteRecord) -> Quote {
+    let (ports, sequence) = match (quote.protocol, quote.transport) {
+        (PROTOCOL_TCP, Some((ports, sequence))) => (Some(ports), Some(sequence)),
+        // A length that counts its own header of eight bytes, and a checksum.
+        (PROTOCOL_UDP, Some((ports, length))) => (Some(ports), Some((length >> 16).saturating_sub(8))),
+        (PROTOCOL_SCTP, Some((ports, _))) => (Some(ports), None),
+        // Identifier and sequence number of an echo.
+        (PROTOCOL_ICMP | PROTOCOL_ICMPV6, Some((_, echo))) => (None, Some(echo & 0xffff)),
+        _ => (None, None),
+    };
+    Quote {
+        destination: address(quote.destination),
+        protocol: quote.protocol,
+        identification: quote.identification,
+        ports: ports.map(|both| ((both >> 16) as u16, both as u16)),
+        sequence,
+        mtu: (quote.mtu != 0).then_some(quote.mtu),
     }
 }
 
@@ -91,6 +119,32 @@ mod tests {
             let original: IpAddr = text.parse().unwrap();
             assert_eq!(address(address_key(original)), original);
         }
+    }
+
+    #[test]
+    fn what_an_error_quotes_is_read_by_the_protocol_of_the_quoted_packet() {
+        let ports = (40_000 << 16) | 53;
+        let quoted = |protocol, transport| {
+            let mut record = HopRecord { protocol: PROTOCOL_ICMP, icmp_type: 3, ..HopRecord::default() };
+            let destination = address_key("10.0.0.2".parse().unwrap());
+            record.set_quote(&QuoteRecord { destination, identification: 7, protocol, transport, mtu: 1400 });
+            let packet = packet(&record);
+            assert_eq!(
+                (packet.sequence, packet.acknowledgment, packet.window, packet.tcp_flags),
+                (0, 0, 0, 0)
+            );
+            assert_eq!((packet.ports, packet.tcp_timestamps), (None, None));
+            packet.quote.unwrap()
+        };
+        let tcp = quoted(PROTOCOL_TCP, Some((ports, 0xffff_0000)));
+        assert_eq!((tcp.ports, tcp.sequence), (Some((40_000, 53)), Some(0xffff_0000)));
+        assert_eq!((tcp.identification, tcp.mtu), (7, Some(1400)));
+        assert_eq!(tcp.destination, "10.0.0.2".parse::<IpAddr>().unwrap());
+        assert_eq!(quoted(PROTOCOL_UDP, Some((ports, 48 << 16 | 0xbeef))).sequence, Some(40));
+        let echo = quoted(PROTOCOL_ICMP, Some((0x0800_0000, 77 << 16 | 9)));
+        assert_eq!((echo.ports, echo.sequence), (None, Some(9)));
+        let header_only = quoted(PROTOCOL_TCP, None);
+        assert_eq!((header_only.ports, header_only.sequence), (None, None));
     }
 
     #[test]

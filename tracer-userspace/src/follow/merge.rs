@@ -11,6 +11,8 @@
 //! verdicts and makes no false losses. One that is silent for [`SILENT`] holds nobody up any more; its points count as
 //! not observed until it speaks again.
 //!
+//! **Wall-clock time** is told by the wall clock of the first stream, see [`super::wall`].
+//!
 //! **Recordings** (regular files) are read to their end without time passing, in step, a heartbeat of each at a time.
 
 mod progress;
@@ -43,7 +45,7 @@ use crate::app::{Failure, notice};
 use crate::cli::FollowArgs;
 use crate::stream::{Counts, Hello, Sighted, Told};
 use crate::trajectory::correlate::CorrelatorConfig;
-use crate::trajectory::model::{ClockId, Direction, ObservationPoint, PointId, Sighting};
+use crate::trajectory::model::{ClockId, Direction, DropSighting, ObservationPoint, PointId, Sighting};
 
 /// A live stream that says nothing for this long holds the others up no more.
 const SILENT: Duration = Duration::from_secs(5);
@@ -97,6 +99,8 @@ struct Merge<'a> {
     streams: Vec<Stream>,
     /// By boot.
     clocks: HashMap<String, ClockId>,
+    /// Which stream tells the drops on a node: the first that said so. Another one of the same node tells them again.
+    drop_tellers: HashMap<(ClockId, String), usize>,
     /// Indexed by [`PointId`], with since when and whose it is.
     points: Vec<Arc<ObservationPoint>>,
     since: Vec<(u64, usize)>,
@@ -133,6 +137,7 @@ impl<'a> Merge<'a> {
             joining,
             streams: streams.collect(),
             clocks: HashMap::new(),
+            drop_tellers: HashMap::new(),
             points: Vec::new(),
             since: Vec::new(),
             leaving: VecDeque::new(),
@@ -193,13 +198,13 @@ impl<'a> Merge<'a> {
                 }
             }
             Told::Sightings(sightings) => self.take_sightings(index, sightings),
+            Told::Drop(drop) => self.take_drop(index, *drop),
             Told::Counts(counts) => self.take_counts(index, counts),
             Told::Heartbeat(heartbeat) => {
                 let stream = &mut self.streams[index];
                 stream.progress.beat(heartbeat.monotonic_ns, monotonic_ns());
                 if let Some(clock) = stream.clock {
-                    let offset_ns = i128::from(heartbeat.wall_ns) - i128::from(heartbeat.monotonic_ns);
-                    self.joining.set_wall_clock(clock, offset_ns);
+                    self.joining.hear_wall_clock(clock, heartbeat.monotonic_ns, heartbeat.wall_ns);
                 }
                 self.announce_if_ready();
             }
@@ -220,6 +225,18 @@ impl<'a> Merge<'a> {
     fn greet(&mut self, index: usize, hello: Hello) {
         let next = ClockId(u32::try_from(self.clocks.len()).unwrap_or(u32::MAX));
         let clock = *self.clocks.entry(hello.boot_id.clone()).or_insert(next);
+        if hello.watches_drops {
+            for node in &hello.nodes {
+                self.drop_tellers.entry((clock, node.clone())).or_insert(index);
+                self.joining.take(Event::WatchesDrops { node: node.as_str().into() });
+            }
+        }
+        if index == 0 {
+            self.joining.tell_times_of(clock);
+        }
+        if hello.wall_ns > 0 {
+            self.joining.hear_wall_clock(clock, hello.monotonic_ns, hello.wall_ns);
+        }
         let stream = &mut self.streams[index];
         stream.clock = Some(clock);
         stream.hello = Some(hello);
@@ -294,6 +311,14 @@ impl<'a> Merge<'a> {
                 Some(None) => {}
                 None => self.streams[index].pointless += 1,
             }
+        }
+    }
+
+    fn take_drop(&mut self, index: usize, drop: DropSighting) {
+        let Some(clock) = self.streams[index].clock else { return };
+        let teller = *self.drop_tellers.entry((clock, drop.place.node.to_string())).or_insert(index);
+        if teller == index {
+            self.joining.take(Event::Drop(DropSighting { clock, ..drop }));
         }
     }
 

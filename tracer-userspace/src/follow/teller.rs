@@ -3,12 +3,12 @@
 //! Text shows an exchange when it has ended or nothing came for a second, whole and not line by line: packets of several
 //! exchanges come interleaved, and what a ladder says needs its rows to stand together. JSON has every packet at once.
 
-use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
 
 use tracer_common::outcome::Outcome;
 
 use super::site::Names;
+use super::wall::WallClocks;
 use crate::agent::observer::Losses;
 use crate::agent::programs::Outcomes;
 use crate::app::{Failure, wants_color};
@@ -27,8 +27,7 @@ pub struct Teller {
     format: Format,
     style: Style,
     names: Names,
-    /// To be added to times of a clock.
-    wall_clocks: HashMap<ClockId, i128>,
+    wall_clocks: WallClocks,
     exchanges: Exchanges,
     /// Ladders, and JSON of exchanges, are wanted.
     ties: bool,
@@ -52,7 +51,7 @@ impl Teller {
             format: args.output,
             style: Style { colour: wants_color(args.color) },
             names,
-            wall_clocks: HashMap::new(),
+            wall_clocks: WallClocks::default(),
             exchanges: Exchanges::new(Config::default()),
             ties: !args.packets && !args.quiet,
             summary: Summary::default(),
@@ -62,10 +61,9 @@ impl Teller {
         }
     }
 
-    /// What to add to times of a clock for the wall clock beside it. Set once, so that times do not jump when that is
-    /// set.
-    pub fn set_wall_clock(&mut self, clock: ClockId, offset_ns: i128) {
-        self.wall_clocks.entry(clock).or_insert(offset_ns);
+    /// What times are told by.
+    pub fn wall_clocks(&mut self) -> &mut WallClocks {
+        &mut self.wall_clocks
     }
 
     /// Trajectories told so far.
@@ -106,7 +104,8 @@ impl Teller {
     }
 
     fn tell_packet(&mut self, trajectory: &Trajectory) -> Result<(), Failure> {
-        let wall_clock = wall_clock(&self.wall_clocks);
+        let wall_clocks = &self.wall_clocks;
+        let wall_clock = |clock: ClockId, time_ns: u64| wall_clocks.wall_ns(clock, time_ns);
         match self.format {
             Format::Text => {
                 text::write_trajectory(&mut self.out, trajectory, &self.names, &wall_clock, self.style)?;
@@ -123,7 +122,8 @@ impl Teller {
         step: impl FnOnce(&mut Exchanges, &mut dyn FnMut(Finding<'_>)),
     ) -> Result<(), Failure> {
         let Self { exchanges, out, names, wall_clocks, summary, format, style, ties, .. } = self;
-        let wall_clock = wall_clock(wall_clocks);
+        let wall_clocks = &*wall_clocks;
+        let wall_clock = |clock: ClockId, time_ns: u64| wall_clocks.wall_ns(clock, time_ns);
         let mut written = Ok(());
         step(exchanges, &mut |finding| {
             if let Finding::Exchange(exchange) = finding {
@@ -177,6 +177,8 @@ impl Teller {
             channel_full: losses.channel_full,
             undecodable: losses.undecodable,
             unattributed: losses.unattributed,
+            drop_records: losses.drop_records,
+            drops_elsewhere: losses.drops_elsewhere,
             evicted: correlator.evicted,
             unrelated: correlator.unrelated,
         };
@@ -185,13 +187,5 @@ impl Teller {
             Format::Json => self.summary.write_json(&mut self.out, &hooks, &totals, streams)?,
         }
         self.flush()
-    }
-}
-
-/// Times of clocks as nanoseconds since the Unix epoch.
-fn wall_clock(offsets_ns: &HashMap<ClockId, i128>) -> impl Fn(ClockId, u64) -> u64 {
-    move |clock, time_ns| {
-        let offset_ns = offsets_ns.get(&clock).copied().unwrap_or_default();
-        u64::try_from(i128::from(time_ns) + offset_ns).unwrap_or_default()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tracer_common::kernel::{KernelLayout, NO_REASON};
+use tracer_common::kernel::{KernelLayout, NO_ARGUMENT, NO_REASON};
 
 use super::btf::{Btf, Types};
 use super::kernel::{KERNEL_BTF, kernel_btf};
@@ -69,6 +69,10 @@ impl DropReasons {
             .tracepoint_argument(TRACEPOINT, REASONS)
             .and_then(|place| u32::try_from(place).ok())
             .ok_or_else(|| missing(format!("the reason among the arguments of {TRACEPOINT}")))?;
+        let socket_argument = types
+            .tracepoint_pointer(TRACEPOINT, "sock")
+            .and_then(|place| u32::try_from(place).ok())
+            .unwrap_or(NO_ARGUMENT);
         let layout = KernelLayout {
             skb_head: offset("sk_buff", &["head"])?,
             skb_tail: offset("sk_buff", &["tail"])?,
@@ -77,13 +81,16 @@ impl DropReasons {
             skb_network_header: offset("sk_buff", &["network_header"])?,
             skb_dev: offset("sk_buff", &["dev"])?,
             skb_sk: offset("sk_buff", &["sk"])?,
+            skb_refdst: offset("sk_buff", &["_skb_refdst"])?,
             shared_gso_size: offset("skb_shared_info", &["gso_size"])?,
             shared_gso_segs: offset("skb_shared_info", &["gso_segs"])?,
             device_ifindex: offset("net_device", &["ifindex"])?,
             device_net: offset("net_device", &["nd_net", "net"])?,
+            route_dev: offset("dst_entry", &["dev"])?,
             sock_net: offset("sock", &["__sk_common", "skc_net", "net"])?,
             net_inum: offset("net", &["ns", "inum"])?,
             reason_argument,
+            socket_argument,
             reason_not_dropped: number("SKB_NOT_DROPPED_YET"),
             reason_consumed: number("SKB_CONSUMED"),
         };
@@ -155,6 +162,8 @@ mod tests {
         let names: Vec<&str> = reasons.names.values().map(|name| &**name).collect();
         assert!(names.contains(&"NETFILTER_DROP"), "{names:?}");
         assert!(names.contains(&"NO_SOCKET"), "{names:?}");
+        let argument = reasons.layout.socket_argument;
+        assert!(argument == NO_ARGUMENT || argument == 3, "{argument}");
     }
 
     #[test]

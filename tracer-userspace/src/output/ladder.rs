@@ -13,6 +13,7 @@ mod row;
 
 use std::io::{self, Write};
 
+use crate::output::estimate::estimate;
 use crate::output::WallClock;
 use crate::output::ladder::label::{kind, label};
 use crate::output::ladder::lanes::Lanes;
@@ -321,7 +322,7 @@ fn answered(times: &Times) -> Vec<String> {
 fn latency(latency: Latency) -> String {
     match latency {
         Latency::Exact { ns } => duration(ns),
-        Latency::Estimated { ns, error_ns } => format!("{} +/- {}", duration(ns), duration(error_ns)),
+        Latency::Estimated { ns, error_ns } => estimate(ns, error_ns),
         Latency::Unknown(why) => format!("unknown ({})", why.reason()),
     }
 }

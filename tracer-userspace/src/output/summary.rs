@@ -29,6 +29,10 @@ pub struct LossTotals {
     pub undecodable: u64,
     /// Records of a device that this run did not attach to.
     pub unattributed: u64,
+    /// Drops that the kernel could not tell.
+    pub drop_records: u64,
+    /// Drops in network namespaces that are no node's and no pod's; nothing is lost with them.
+    pub drops_elsewhere: u64,
     /// Packets dropped from the correlator's memory before they were complete.
     pub evicted: u64,
     /// Packets of others that were recorded because they share an address (NAT); nothing is lost with them.
@@ -120,6 +124,16 @@ impl Summary {
             losses.evicted,
             losses.unrelated
         )?;
+        if losses.drop_records > 0 {
+            writeln!(out, "drops that the kernel could not tell: {}", losses.drop_records)?;
+        }
+        if losses.drops_elsewhere > 0 {
+            writeln!(
+                out,
+                "drops in network namespaces that are no node's and no pod's: {}",
+                losses.drops_elsewhere
+            )?;
+        }
         let seen: Vec<String> = hooks
             .iter()
             .filter(|(_, count)| *count > 0)

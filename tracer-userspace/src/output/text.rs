@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 
 use crate::output::WallClock;
+use crate::output::estimate::estimate;
 use crate::trajectory::expect;
+use crate::trajectory::icmp::error_name;
 use crate::trajectory::model::{
     DeviceRole, Direction, Directory, DropPlace, Encapsulation, Hop, Latency, MissingHop, ObservationPoint,
     Owner, Packet, Trajectory, Verdict,
@@ -87,14 +89,40 @@ fn write_header(
     let number = format!("#{}", trajectory.id);
     write!(out, "{}  {time}  {}", style.strong(&number), style.strong(&what(packet)))?;
     if let Some(earlier) = trajectory.retransmission_of {
-        write!(out, "  {}", style.doubtful(&format!("retransmission of #{earlier}")))?;
+        let later = trajectory.retransmission_after_ns.map(|ns| format!(", {} later", duration(ns)));
+        let text = format!("retransmission of #{earlier}{}", later.unwrap_or_default());
+        write!(out, "  {}", style.doubtful(&text))?;
+    }
+    if let Some(original) = trajectory.duplicate_of {
+        write!(out, "  {}", style.doubtful(&format!("duplicate of #{original}")))?;
+    }
+    if let Some(quoted) = trajectory.quotes {
+        write!(out, "  {}", style.doubtful(&format!("quotes #{quoted}")))?;
     }
     writeln!(out)?;
     let end = |endpoint: Endpoint| {
         let name = owner_name(&directory.owner(endpoint.address, time_ns));
         if name.is_empty() { endpoint.to_string() } else { format!("{name} {endpoint}") }
     };
-    writeln!(out, "    {} -> {}", end(Endpoint::source(packet)), end(Endpoint::destination(packet)))
+    writeln!(out, "    {} -> {}", end(Endpoint::source(packet)), end(Endpoint::destination(packet)))?;
+    if let Some(quote) = &packet.quote {
+        let source = Endpoint { address: packet.destination, port: quote.ports.map(|ports| ports.0) };
+        let destination = Endpoint { address: quote.destination, port: quote.ports.map(|ports| ports.1) };
+        let protocol = protocol_name(quote.protocol);
+        writeln!(out, "    about {protocol} {} -> {}", end(source), end(destination))?;
+    }
+    Ok(())
+}
+
+fn protocol_name(protocol: u8) -> String {
+    match protocol {
+        1 => "ICMP".to_owned(),
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        58 => "ICMPv6".to_owned(),
+        132 => "SCTP".to_owned(),
+        other => format!("IP protocol {other}"),
+    }
 }
 
 pub(super) fn owner_name(owner: &Owner) -> String {
@@ -156,12 +184,15 @@ fn icmp(packet: &Packet) -> String {
     match (packet.protocol, header.kind) {
         (1, 8) | (58, 128) => format!("{name} echo request, seq {}", packet.sequence),
         (1, 0) | (58, 129) => format!("{name} echo reply, seq {}", packet.sequence),
-        (1, 3) | (58, 1) => format!("{name} destination unreachable, code {}", header.code),
-        (1, 11) | (58, 3) => format!("{name} time exceeded"),
-        (58, 2) => format!("{name} packet too big"),
         (58, 135) => format!("{name} neighbour solicitation"),
         (58, 136) => format!("{name} neighbour advertisement"),
-        (_, kind) => format!("{name} type {kind} code {}", header.code),
+        (protocol, kind) => match error_name(protocol, kind, header.code) {
+            Some(error) => match packet.quote.and_then(|quote| quote.mtu) {
+                Some(mtu) => format!("{name} {error}, at most {mtu} bytes"),
+                None => format!("{name} {error}"),
+            },
+            None => format!("{name} type {kind} code {}", header.code),
+        },
     }
 }
 
@@ -193,7 +224,7 @@ fn write_hop(
         None => String::new(),
         Some(Latency::Exact { ns }) => format!("+{}", duration(ns)),
         Some(Latency::Estimated { ns, error_ns }) => {
-            let text = format!("+{} +/- {}", duration(ns), duration(error_ns));
+            let text = format!("+{}", estimate(ns, error_ns));
             writeln!(out, "{text:>TIME_WIDTH$}  between two clocks")?;
             String::new()
         }
@@ -272,13 +303,13 @@ fn changes(before: &Hop, hop: &Hop, directory: &(impl Directory + ?Sized)) -> Ve
     let (old, new) = (&before.packet, &hop.packet);
     let mut parts = Vec::new();
     let (from, to) = (Endpoint::destination(old), Endpoint::destination(new));
-    if from != to {
+    if !from.may_be(to) {
         let judged = rewrite::judge_destination(directory, new.protocol, from, to, hop.time_ns);
         let name = judged.rewrite().map_or("destination", rewrite::Rewrite::name);
         parts.push(format!("{name} {from} -> {to}"));
     }
     let (from, to) = (Endpoint::source(old), Endpoint::source(new));
-    if from != to {
+    if !from.may_be(to) {
         let judged = rewrite::judge_source(directory, new.protocol, from, to, hop.time_ns);
         let name = judged.rewrite().map_or("source", rewrite::Rewrite::name);
         parts.push(format!("{name} {from} -> {to}"));

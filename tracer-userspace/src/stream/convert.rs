@@ -8,8 +8,8 @@ use tracer_common::record::MAX_TUNNELS;
 
 use super::{Sighted, wire};
 use crate::trajectory::model::{
-    ClockId, DeviceRole, Direction, Encapsulation, IcmpHeader, ObservationPoint, Packet, PodRef, PointId,
-    Sighting,
+    ClockId, DeviceRole, Direction, DropPlace, DropSighting, Encapsulation, IcmpHeader, ObservationPoint,
+    Packet, PodRef, PointId, Quote, Sighting,
 };
 
 /// Longest name of anything, bytes: Kubernetes' longest has 253.
@@ -29,11 +29,7 @@ pub(super) fn point_to_wire(point: &ObservationPoint, since_ns: u64) -> wire::Po
     wire::Point {
         id: point.id.0,
         node: point.node.to_string(),
-        pod: point.pod.as_deref().map(|pod| wire::Pod {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-        }),
+        pod: point.pod.as_deref().map(pod_to_wire),
         device: point.device.to_string(),
         kind: point.kind.to_string(),
         ifindex: point.ifindex,
@@ -80,14 +76,7 @@ pub(super) fn point_from_wire(point: wire::Point) -> Checked<(ObservationPoint, 
     if point.foreign_programs.len() > MAX_PROGRAMS {
         return Err(Invalid("a point has more programs than a hook can have"));
     }
-    let pod = match point.pod {
-        Some(pod) => Some(Arc::new(PodRef {
-            namespace: name(pod.namespace)?,
-            name: name(pod.name)?,
-            uid: name(pod.uid)?,
-        })),
-        None => None,
-    };
+    let pod = point.pod.map(pod_from_wire).transpose()?;
     let programs = point.foreign_programs.into_iter().map(|program| Ok(name(program)?.into()));
     let hidden_by = name(point.hidden_by)?;
     let converted = ObservationPoint {
@@ -107,6 +96,48 @@ pub(super) fn point_from_wire(point: wire::Point) -> Checked<(ObservationPoint, 
     Ok((converted, point.since_ns))
 }
 
+fn pod_to_wire(pod: &PodRef) -> wire::Pod {
+    wire::Pod { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }
+}
+
+fn pod_from_wire(pod: wire::Pod) -> Checked<Arc<PodRef>> {
+    let (namespace, name, uid) = (name(pod.namespace)?, name(pod.name)?, name(pod.uid)?);
+    Ok(Arc::new(PodRef { namespace, name, uid }))
+}
+
+pub(super) fn drop_to_wire(drop: &DropSighting) -> wire::Drop {
+    let place = &drop.place;
+    wire::Drop {
+        node: place.node.to_string(),
+        pod: place.pod.as_deref().map(pod_to_wire),
+        device: place.device.as_deref().unwrap_or_default().to_owned(),
+        function: place.function.as_deref().unwrap_or_default().to_owned(),
+        reason: drop.reason.to_string(),
+        packet: Some(packet_to_wire(&drop.packet, 0, drop.time_ns)),
+    }
+}
+
+/// The drop of a packet of the stream's one follow. Its clock is to be set by who knows it.
+pub(super) fn drop_from_wire(drop: wire::Drop) -> Checked<DropSighting> {
+    let packet = drop.packet.ok_or(Invalid("a drop has no packet"))?;
+    if drop.node.is_empty() || drop.reason.is_empty() {
+        return Err(Invalid("a drop has no node or no reason"));
+    }
+    let Sighted { time_ns, packet, .. } = sighting_from_wire(packet)?;
+    let optional = |text: String| -> Checked<Option<Arc<str>>> {
+        let text = name(text)?;
+        Ok((!text.is_empty()).then(|| text.into()))
+    };
+    let place = DropPlace {
+        node: name(drop.node)?.into(),
+        pod: drop.pod.map(pod_from_wire).transpose()?,
+        device: optional(drop.device)?,
+        function: optional(drop.function)?,
+    };
+    let (place, reason) = (Arc::new(place), name(drop.reason)?.into());
+    Ok(DropSighting { place, clock: ClockId(0), time_ns, follows: 1, reason, packet })
+}
+
 /// Gives a name or any other text back if it is not too long.
 pub(super) fn name(text: String) -> Checked<String> {
     if text.len() > MAX_NAME {
@@ -120,10 +151,13 @@ pub(super) fn name(text: String) -> Checked<String> {
 }
 
 pub(super) fn sighting_to_wire(sighting: &Sighting) -> wire::Sighting {
-    let packet = &sighting.packet;
+    packet_to_wire(&sighting.packet, sighting.point.id.0, sighting.time_ns)
+}
+
+fn packet_to_wire(packet: &Packet, point: u32, time_ns: u64) -> wire::Sighting {
     wire::Sighting {
-        point: sighting.point.id.0,
-        time_ns: sighting.time_ns,
+        point,
+        time_ns,
         fingerprint: packet.fingerprint,
         source: octets(packet.source),
         destination: octets(packet.destination),
@@ -148,6 +182,39 @@ pub(super) fn sighting_to_wire(sighting: &Sighting) -> wire::Sighting {
             identifier: icmp.identifier.into(),
         }),
         encapsulation: packet.encapsulation.iter().map(encapsulation_to_wire).collect(),
+        quote: packet.quote.as_ref().map(quote_to_wire),
+    }
+}
+
+fn quote_to_wire(quote: &Quote) -> wire::Quote {
+    wire::Quote {
+        destination: octets(quote.destination),
+        protocol: quote.protocol.into(),
+        identification: quote.identification.into(),
+        source_port: quote.ports.map(|ports| ports.0.into()),
+        destination_port: quote.ports.map(|ports| ports.1.into()),
+        sequence: quote.sequence,
+        mtu: quote.mtu.unwrap_or(0).into(),
+    }
+}
+
+fn quote_from_wire(quote: &wire::Quote) -> Checked<Quote> {
+    let mtu = short(quote.mtu)?;
+    Ok(Quote {
+        destination: address(&quote.destination)?,
+        protocol: byte(quote.protocol)?,
+        identification: short(quote.identification)?,
+        ports: ports(quote.source_port, quote.destination_port)?,
+        sequence: quote.sequence,
+        mtu: (mtu != 0).then_some(mtu),
+    })
+}
+
+fn ports(source: Option<u32>, destination: Option<u32>) -> Checked<Option<(u16, u16)>> {
+    match (source, destination) {
+        (None, None) => Ok(None),
+        (Some(source), Some(destination)) => Ok(Some((short(source)?, short(destination)?))),
+        _ => Err(Invalid("a packet has only one port")),
     }
 }
 
@@ -163,11 +230,7 @@ fn encapsulation_to_wire(outer: &Encapsulation) -> wire::Encapsulation {
 }
 
 pub(super) fn sighting_from_wire(sighting: wire::Sighting) -> Checked<Sighted> {
-    let ports = match (sighting.source_port, sighting.destination_port) {
-        (None, None) => None,
-        (Some(source), Some(destination)) => Some((short(source)?, short(destination)?)),
-        _ => return Err(Invalid("a packet has only one port")),
-    };
+    let ports = ports(sighting.source_port, sighting.destination_port)?;
     if sighting.length > MAX_LENGTH || sighting.payload_length > MAX_LENGTH {
         return Err(Invalid("a packet is longer than any packet can be"));
     }
@@ -205,6 +268,7 @@ pub(super) fn sighting_from_wire(sighting: wire::Sighting) -> Checked<Sighted> {
         identification: sighting.identification,
         fragment,
         icmp,
+        quote: sighting.quote.as_ref().map(quote_from_wire).transpose()?,
         encapsulation: sighting.encapsulation.iter().map(encapsulation_from_wire).collect::<Checked<_>>()?,
     };
     Ok(Sighted { point: sighting.point, time_ns: sighting.time_ns, packet })

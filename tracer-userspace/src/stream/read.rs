@@ -174,6 +174,9 @@ fn check_hello(hello: wire::Hello) -> Result<Told, StreamError> {
         kernel_release: convert::name(hello.kernel_release).map_err(invalid)?,
         boot_id: convert::name(hello.boot_id).map_err(invalid)?,
         nodes: hello.nodes.into_iter().map(convert::name).collect::<Result<_, _>>().map_err(invalid)?,
+        watches_drops: hello.watches_drops,
+        monotonic_ns: hello.monotonic_ns,
+        wall_ns: hello.wall_ns,
     }))
 }
 
@@ -192,6 +195,7 @@ fn told(kind: Kind) -> Result<Told, Invalid> {
             let sightings = sightings.sightings.into_iter().map(convert::sighting_from_wire);
             Told::Sightings(sightings.collect::<Result<_, _>>()?)
         }
+        Kind::Drop(drop) => Told::Drop(Box::new(convert::drop_from_wire(drop)?)),
         Kind::Counts(counts) => {
             if counts.outcomes.len() > MAX_OUTCOMES {
                 return Err(Invalid("there are more outcomes than there can be"));

@@ -1,4 +1,5 @@
 use std::io::{self, Cursor, Read};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use prost::Message as _;
@@ -8,8 +9,8 @@ use super::read::{StreamError, StreamReader};
 use super::wire::message::Kind;
 use super::write::StreamWriter;
 use super::*;
-use crate::trajectory::model::Sighting;
-use crate::trajectory::testing::{CURL, HTTPBIN, ROUTED, World, ping, two_nodes};
+use crate::trajectory::model::{DropPlace, Sighting};
+use crate::trajectory::testing::{CURL, HTTPBIN, ROUTED, World, drop_at, ping, two_nodes};
 
 #[test]
 fn what_is_written_is_read() {
@@ -35,6 +36,8 @@ fn what_is_written_is_read() {
     }
     let points = told.iter().filter(|told| matches!(told, Told::Point { .. })).count();
     assert_eq!(points, world.points.len());
+    let drops = told.iter().filter(|told| matches!(told, Told::Drop(_))).count();
+    assert_eq!(drops, 1);
     assert!(told.contains(&Told::Heartbeat(HEARTBEAT)) && told.contains(&Told::Counts(counts())));
 }
 
@@ -47,6 +50,23 @@ fn a_point_is_read_as_it_was_written() {
         assert_eq!(since_ns, 7);
         let clock = written.clock;
         assert_eq!(ObservationPoint { clock, ..read }, **written);
+    }
+}
+
+#[test]
+fn a_drop_is_read_as_it_was_written() {
+    let bare = dropped();
+    let mut full = dropped();
+    full.place = Arc::new(DropPlace {
+        pod: some_pings().0.points.iter().find_map(|point| point.pod.clone()),
+        device: Some("lxccurl".into()),
+        function: Some("nf_hook_slow".into()),
+        ..DropPlace::clone(&full.place)
+    });
+    assert!(full.place.pod.is_some());
+    for written in [bare, full] {
+        let read = convert::drop_from_wire(convert::drop_to_wire(&written)).unwrap();
+        assert_eq!(DropSighting { clock: written.clock, follows: written.follows, ..read }, written);
     }
 }
 
@@ -122,6 +142,10 @@ fn what_cannot_be_true_is_an_error() {
         point(|point| point.role = 0),
         point(|point| point.node.clear()),
         point(|point| point.device = "x".repeat(600)),
+        Kind::Drop(wire::Drop { packet: None, ..convert::drop_to_wire(&dropped()) }),
+        Kind::Drop(wire::Drop { node: String::new(), ..convert::drop_to_wire(&dropped()) }),
+        Kind::Drop(wire::Drop { reason: String::new(), ..convert::drop_to_wire(&dropped()) }),
+        Kind::Drop(wire::Drop { function: long(), ..convert::drop_to_wire(&dropped()) }),
         Kind::Hello(hello_of("")),
         Kind::End(wire::End { reason: long() }),
     ];
@@ -174,7 +198,10 @@ fn hello() -> Hello {
         tracer: "0.1.0".to_owned(),
         kernel_release: "6.12.95".to_owned(),
         boot_id: "6c3a".to_owned(),
+        monotonic_ns: HEARTBEAT.monotonic_ns - 1,
+        wall_ns: HEARTBEAT.wall_ns - 1,
         nodes: vec!["n1".to_owned()],
+        watches_drops: true,
     }
 }
 
@@ -183,6 +210,10 @@ fn counts() -> Counts {
         outcomes: [("recorded".to_owned(), 12)].into(),
         losses: Losses { ring_full: 3, ..Losses::default() },
     }
+}
+
+fn dropped() -> DropSighting {
+    drop_at(&two_nodes(false, "vxlan"), "n1", "NETFILTER_DROP", 2_500_000, &ping(CURL, HTTPBIN, 2))
 }
 
 fn some_pings() -> (World, Vec<Sighting>) {
@@ -200,6 +231,7 @@ fn stream(world: &World, sightings: &[Sighting]) -> Vec<u8> {
     for sighting in sightings {
         writer.sighting(sighting).unwrap();
     }
+    writer.dropped(&dropped()).unwrap();
     writer.counts(&counts()).unwrap();
     writer.heartbeat(HEARTBEAT).unwrap();
     writer.end("interrupted").unwrap()

@@ -7,7 +7,7 @@ use tracer_common::ABI_VERSION;
 
 use super::wire::message::Kind;
 use super::{Counts, FORMAT, Heartbeat, Hello, MAGIC, MAX_SIGHTINGS, convert, wire};
-use crate::trajectory::model::{ObservationPoint, PointId, Sighting};
+use crate::trajectory::model::{DropSighting, ObservationPoint, PointId, Sighting};
 
 /// Writes messages; what is written is on its way after [`StreamWriter::flush`].
 #[derive(Debug)]
@@ -32,6 +32,9 @@ impl<W: Write> StreamWriter<W> {
             kernel_release: hello.kernel_release,
             boot_id: hello.boot_id,
             nodes: hello.nodes,
+            watches_drops: hello.watches_drops,
+            monotonic_ns: hello.monotonic_ns,
+            wall_ns: hello.wall_ns,
         }))?;
         Ok(writer)
     }
@@ -55,6 +58,12 @@ impl<W: Write> StreamWriter<W> {
     pub fn sighting(&mut self, sighting: &Sighting) -> io::Result<()> {
         self.waiting.push(convert::sighting_to_wire(sighting));
         if self.waiting.len() >= MAX_SIGHTINGS { self.write_sightings() } else { Ok(()) }
+    }
+
+    /// # Errors
+    /// What the output returns.
+    pub fn dropped(&mut self, drop: &DropSighting) -> io::Result<()> {
+        self.write(Kind::Drop(convert::drop_to_wire(drop)))
     }
 
     /// # Errors

@@ -8,24 +8,28 @@
 //!
 //! **A packet passes a point once.** Seen there again it is another packet: a retransmission if sender's
 //! timestamp or IPv4 id differ, else a packet with the same content. Among several such the oldest that lacks the
-//! point takes the sighting, since devices keep order; if one of them ends incomplete, all say ambiguous.
+//! point takes the sighting, since devices keep order. What lies between two nodes may not: if several were there
+//! together, or one of them ends incomplete, all say ambiguous.
 //!
 //! **Unit.** A packet as first seen on its way is one trajectory. Its hops may be cut into segments; a hop where
 //! it was merged with others stands in the trajectory of each.
 //!
-//! **Time.** Sightings may come late and out of order, from several nodes. Times of different clocks are never
-//! compared. How long to wait is measured in the observer's time, which [`Correlator::advance`] is told.
+//! **Time.** Sightings may come late and out of order, from several nodes. Times of different clocks are compared only
+//! by what the packets themselves tell of these clocks ([`crate::trajectory::clock`]), never for joining. How long to wait is measured in the observer's time, which [`Correlator::advance`] is told.
 //!
 //! **Memory** is bounded by [`CorrelatorConfig::max_open`]; what is evicted is counted.
 
 mod assemble;
+mod clocks;
 mod dropped;
 mod finish;
+mod fragments;
 mod history;
 mod index;
 mod join;
 mod open;
 mod range;
+mod relate;
 
 #[cfg(test)]
 mod tests;
@@ -34,13 +38,18 @@ use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::trajectory::clock::Clocks;
 use crate::trajectory::correlate::dropped::Drops;
+use crate::trajectory::correlate::fragments::datagram_of;
 use crate::trajectory::correlate::history::History;
 use crate::trajectory::correlate::index::{Content, Index};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
+use crate::trajectory::correlate::relate::Earlier;
 use crate::trajectory::expect::topology::{Learnt, Topology};
 use crate::trajectory::hash::FastState;
-use crate::trajectory::model::{Directory, ObservationPoint, PointId, ServiceRef, Sighting, Trajectory};
+use crate::trajectory::model::{
+    Directory, ObservationPoint, Packet, PointId, ServiceRef, Sighting, Trajectory,
+};
 
 /// Most packets of equal content that are kept apart at the same time.
 const MAX_EQUAL: usize = 64;
@@ -79,6 +88,12 @@ pub struct FollowScope {
 }
 
 impl FollowScope {
+    /// An ICMP error is wanted if the packet that it quotes is.
+    fn wants_packet(&self, packet: &Packet) -> bool {
+        self.wants(packet.source, packet.destination)
+            || packet.quote.is_some_and(|quote| self.wants(packet.destination, quote.destination))
+    }
+
     fn wants(&self, source: IpAddr, destination: IpAddr) -> bool {
         let b = |address| self.b.as_ref().is_none_or(|set| set.contains(address));
         (self.a.contains(&source) && b(&destination)) || (self.a.contains(&destination) && b(&source))
@@ -115,12 +130,15 @@ pub struct Correlator<D> {
     losses: Losses,
     index: Index,
     history: History,
+    clocks: Clocks,
     slots: Vec<Option<Open>>,
     free: Vec<u32>,
     spare: Vec<Vec<Segment>>,
     hash: FastState,
     /// Observer's clock.
     now_ns: u64,
+    /// Until when all that was observed has been pushed, observer's clock.
+    judged_ns: u64,
     next_serial: u64,
     next_id: u64,
     /// In order of creation, for eviction.
@@ -145,7 +163,12 @@ pub struct Correlator<D> {
 /// Finished, to be numbered and reported.
 struct Done {
     serial: u64,
-    repeats: Option<Handle>,
+    /// The earlier packet with the same bytes.
+    earlier: Option<Earlier>,
+    /// The packet that this ICMP error quotes.
+    quotes: Option<Handle>,
+    /// When it was seen last and began to wait for what is needed to tell it, observer's clock; `None` if it was now.
+    waits_since_ns: Option<u64>,
     trajectory: Trajectory,
 }
 
@@ -179,11 +202,13 @@ impl<D: Directory> Correlator<D> {
             losses: Losses::default(),
             index: Index::default(),
             history: History::new(),
+            clocks: Clocks::default(),
             slots: Vec::new(),
             free: Vec::new(),
             spare: Vec::new(),
             hash: FastState::default(),
             now_ns: 0,
+            judged_ns: 0,
             next_serial: 1,
             next_id: 1,
             by_age: VecDeque::new(),
@@ -245,6 +270,7 @@ impl<D: Directory> Correlator<D> {
         match Content::of(&sighting.packet, self.hash) {
             Content::Whole { key } => self.push_whole(sighting, key),
             Content::Bytes { key, range } => self.push_bytes(sighting, key, range),
+            Content::Fragment { key, range } => self.push_fragment(sighting, key, range),
         }
     }
 
@@ -265,6 +291,7 @@ impl<D: Directory> Correlator<D> {
         self.now_ns = self.now_ns.max(now_ns);
         let now = self.now_ns;
         let judged = judged_until_ns.min(now);
+        self.judged_ns = self.judged_ns.max(judged);
         for handle in std::mem::take(&mut self.dirty) {
             if let Some(open) = self.get_mut(handle) {
                 open.touched_ns = now;
@@ -329,11 +356,14 @@ impl<D: Directory> Correlator<D> {
     fn unlink(&mut self, slot: u32) {
         let Some(open) = self.slots[slot as usize].as_ref() else { return };
         let Some(first) = open.segments.first() else { return };
-        if first.sighting.packet.protocol == 6 && open.by_range {
+        if open.in_stream {
             self.index.remove_bytes(open.key, open.range, slot);
             return;
         }
         self.index.remove_whole(open.key, slot);
+        if let Some((datagram, _)) = datagram_of(&first.sighting.packet, self.hash) {
+            self.index.remove_datagram(datagram, slot);
+        }
         if open.by_range
             && let Some(packet) =
                 open.segments.iter().map(|segment| &segment.sighting.packet).find(|p| p.gso_segments > 1)

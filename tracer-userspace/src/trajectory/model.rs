@@ -164,6 +164,8 @@ pub struct Packet {
     /// Offset in bytes and whether more follow.
     pub fragment: Option<(u16, bool)>,
     pub icmp: Option<IcmpHeader>,
+    /// Of an ICMP error: the packet that caused it.
+    pub quote: Option<Quote>,
     /// Outermost first.
     pub encapsulation: Vec<Encapsulation>,
 }
@@ -173,6 +175,23 @@ pub struct IcmpHeader {
     pub kind: u8,
     pub code: u8,
     pub identifier: u16,
+}
+
+/// What an ICMP error says of the packet that caused it. That packet's source is the error's destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quote {
+    pub destination: IpAddr,
+    /// IANA protocol number; for IPv6 that of the first header behind the fixed one.
+    pub protocol: u8,
+    /// IPv4 identification; 0 for IPv6.
+    pub identification: u16,
+    /// Source and destination; `None` where the protocol has none or they are not quoted.
+    pub ports: Option<(u16, u16)>,
+    /// TCP sequence number, UDP payload length, ICMP echo sequence number; `None` for other protocols and where it
+    /// is not quoted.
+    pub sequence: Option<u32>,
+    /// Longest packet that would have passed, bytes, where the error is about that; 65535 for any longer.
+    pub mtu: Option<u16>,
 }
 
 /// One packet seen at one observation point: the correlator's input.
@@ -318,6 +337,12 @@ pub struct Trajectory {
     pub verdict: Verdict,
     /// The id of the trajectory that carried the same bytes before.
     pub retransmission_of: Option<u64>,
+    /// How long after it, nanoseconds: between the two at the first point that both passed.
+    pub retransmission_after_ns: Option<u64>,
+    /// The id of the trajectory that this is a copy of, made on the way by the network.
+    pub duplicate_of: Option<u64>,
+    /// Of an ICMP error: the id of the trajectory of the packet that it quotes.
+    pub quotes: Option<u64>,
     /// More than one reading of the records is possible (identical packets), and why.
     pub ambiguous: Option<String>,
     /// What a reader should know to judge the joining: a rewrite that the inventory does not know, a packet

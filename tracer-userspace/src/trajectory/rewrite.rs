@@ -25,6 +25,13 @@ impl Endpoint {
         Self { address: packet.destination, port: packet.ports.map(|(_, destination)| destination) }
     }
 
+    /// Whether two sightings can show the same end: later fragments have no ports.
+    #[must_use]
+    pub fn may_be(self, other: Self) -> bool {
+        self.address == other.address
+            && (self.port == other.port || self.port.is_none() || other.port.is_none())
+    }
+
     fn pair(self) -> (IpAddr, u16) {
         (self.address, self.port.unwrap_or(0))
     }

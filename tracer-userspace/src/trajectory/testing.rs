@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::trajectory::correlate::{Correlator, CorrelatorConfig};
 use crate::trajectory::model::{
     ClockId, DeviceRole, Direction, Directory, DropPlace, DropSighting, Encapsulation, IcmpHeader,
-    ObservationPoint, Owner, Packet, PodRef, PointId, ServiceRef, Sighting, Trajectory,
+    ObservationPoint, Owner, Packet, PodRef, PointId, Quote, ServiceRef, Sighting, Trajectory,
 };
 
 pub(crate) const SYN: u8 = 0x02;
@@ -118,6 +118,14 @@ impl World {
 
     pub(crate) fn other(&mut self, node: &str, device: &str) {
         self.device(node, device, "dummy", DeviceRole::Other, None, None);
+    }
+
+    /// A NodePort: an address of a node that leads to endpoints.
+    pub(crate) fn node_port(&mut self, address: (&str, u16), endpoint: (&str, u16)) {
+        for protocol in [6, 17] {
+            let (from, to) = ((ip(address.0), address.1), (ip(endpoint.0), endpoint.1));
+            self.book.translations.insert((protocol, from, to));
+        }
     }
 
     pub(crate) fn service(&mut self, name: &str, address: (&str, u16), endpoints: &[(&str, u16)]) {
@@ -281,6 +289,7 @@ fn packet(protocol: u8, source: &str, destination: &str, ports: Option<(u16, u16
         identification: 0,
         fragment: None,
         icmp: None,
+        quote: None,
         encapsulation: Vec::new(),
     }
 }
@@ -329,6 +338,44 @@ pub(crate) fn ping(source: &str, destination: &str, sequence: u32) -> Packet {
     stamp(packet)
 }
 
+/// The ICMP error that somebody sends about a packet, as it is at that place.
+pub(crate) fn icmp_error(from: &str, about: &Packet, kind: u8, code: u8) -> Packet {
+    let mut error = packet(1, from, &about.source.to_string(), None);
+    error.icmp = Some(IcmpHeader { kind, code, identifier: 0 });
+    error.identification = 900 + about.identification;
+    error.payload_length = 28;
+    error.quote = Some(Quote {
+        destination: about.destination,
+        protocol: about.protocol,
+        identification: about.identification as u16,
+        ports: about.ports,
+        sequence: Some(if about.protocol == 17 { about.payload_length } else { about.sequence }),
+        mtu: (code == 4).then_some(1400),
+    });
+    stamp(error)
+}
+
+/// The fragments of a datagram, with `size` bytes behind the IP header in each but the last.
+pub(crate) fn fragments(datagram: &Packet, size: u16) -> Vec<Packet> {
+    let total = datagram.payload_length + 8;
+    (0..total)
+        .step_by(size.into())
+        .map(|offset| {
+            let mut fragment = datagram.clone();
+            let length = u32::from(size).min(total - offset);
+            fragment.fragment = Some((offset as u16, offset + length < total));
+            fragment.payload_length = if offset == 0 { length - 8 } else { length };
+            if offset != 0 {
+                fragment.ports = None;
+                fragment.icmp = fragment.icmp.map(|_| IcmpHeader { kind: 0, code: 0, identifier: 0 });
+                fragment.sequence = 0;
+            }
+            fragment.window = 0;
+            stamp(fragment)
+        })
+        .collect()
+}
+
 /// Computes the fingerprint from what tracer-common's covers.
 pub(crate) fn stamp(mut packet: Packet) -> Packet {
     use std::hash::{DefaultHasher, Hash, Hasher};
@@ -345,7 +392,11 @@ pub(crate) fn stamp(mut packet: Packet) -> Packet {
             let wire = if packet.gso_segments > 1 { packet.gso_size.into() } else { packet.payload_length };
             (wire, packet.window).hash(&mut hash);
         }
-        _ => (packet.sequence, packet.payload_length, packet.icmp.map(|i| i.kind)).hash(&mut hash),
+        _ => {
+            (packet.sequence, packet.payload_length, packet.icmp.map(|i| i.kind)).hash(&mut hash);
+            let quoted = packet.quote.map(|quote| (quote.identification, quote.protocol, quote.sequence));
+            quoted.hash(&mut hash);
+        }
     }
     packet.fingerprint = hash.finish();
     packet

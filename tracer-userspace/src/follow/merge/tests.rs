@@ -11,7 +11,7 @@ use crate::follow::teller::Teller;
 use crate::stream::Heartbeat;
 use crate::stream::read::StreamReader;
 use crate::stream::write::StreamWriter;
-use crate::trajectory::testing::{CURL, HTTPBIN, ROUTED, Step, World, ping, tcp, two_nodes, udp};
+use crate::trajectory::testing::{CURL, HTTPBIN, ROUTED, Step, World, drop_at, ping, tcp, two_nodes, udp};
 
 const CLUSTER: &str = "\
 kind: List
@@ -63,6 +63,69 @@ fn two_streams_of_one_node_count_its_hops_once() {
     assert_eq!(joined(&[near.clone(), far, near], one_after_the_other), expected);
 }
 
+#[test]
+fn a_drop_ends_its_packet_once_however_many_streams_tell_it_and_whatever_their_clocks_show() {
+    let world = two_nodes(false, "vxlan");
+    let request = ping(CURL, HTTPBIN, 1);
+    let sightings = world.walk(1_000_000, &request, &ROUTED[..6]);
+    let last_ns = sightings.iter().map(|sighting| sighting.time_ns).max().unwrap();
+    let drop = [drop_at(&world, "n2", "NETFILTER_DROP", last_ns + 100, &request)];
+    let near = stream(&world, "n1", &sightings, &drop);
+    let far = stream(&world, "n2", &sightings, &drop);
+
+    let expected = joined(&[near.clone(), far.clone()], one_after_the_other);
+
+    assert_eq!(expected.len(), 1, "{expected:#?}");
+    assert!(expected[0].starts_with("dropped icmp"), "{expected:#?}");
+    for order in [one_after_the_other, backwards, in_turns] {
+        assert_eq!(joined(&[near.clone(), far.clone(), far.clone()], order), expected);
+        let shifted = shifted(&far, 37_000_000_000, 1010);
+        assert_eq!(joined(&[shifted, near.clone()], order), expected);
+    }
+}
+
+#[test]
+fn times_of_all_hops_are_told_by_the_wall_clock_of_the_first_stream() {
+    let [near, far] = recorded();
+    // Wall clocks that differ by what the monotonic ones do.
+    let far = shifted(&far, 400_000_000_000, 1010);
+    for (streams, first) in [([near.clone(), far.clone()], "n1"), ([far, near], "n2")] {
+        let mut told_by_both = 0;
+        for line in told(&streams, in_turns) {
+            let told: Value = serde_json::from_str(&line).unwrap();
+            let hops: Vec<_> = told["hops"].as_array().into_iter().flatten().collect();
+            let time = |hop: &Value| hop["time_ns"].as_u64().unwrap();
+            assert!(hops.iter().all(|hop| hop["node"] != first || hop["time_ns"] == hop["monotonic_ns"]));
+            assert!(hops.windows(2).all(|pair| time(pair[0]) <= time(pair[1])), "{line}");
+            // A packet takes 7 us in this world, and the second clock runs a hundredth faster.
+            if let [first, .., last] = &hops[..] {
+                assert!(time(last) - time(first) < 100_000, "{line}");
+                told_by_both += 1;
+            }
+        }
+        assert_eq!(told_by_both, 10);
+    }
+}
+
+#[test]
+fn legs_between_two_machines_are_told_with_a_bound_that_holds() {
+    let [near, far] = recorded();
+    for (offset_ns, per_mille) in [(0, 1000), (37_000_000_000, 1010), (-400_000_000_000, 990)] {
+        let streams = [near.clone(), shifted(&far, offset_ns, per_mille)];
+        for line in told(&streams, one_after_the_other) {
+            let told: Value = serde_json::from_str(&line).unwrap();
+            if told["hops"].is_null() {
+                continue;
+            }
+            let leg = &told["legs"][3];
+            let [ns, error_ns] = ["latency_ns", "latency_error_ns"].map(|field| leg[field].as_u64().unwrap());
+            // 1 us, which is 1.01 us in the second clock's seconds.
+            assert!(error_ns <= ns && (ns - error_ns..=ns + error_ns).contains(&1_000), "{leg}");
+            assert!(error_ns < 20_000, "{leg}");
+        }
+    }
+}
+
 /// Packets both ways, among them datagrams of equal content shortly after each other, as two streams.
 fn recorded() -> [Vec<u8>; 2] {
     let world = two_nodes(false, "vxlan");
@@ -77,15 +140,19 @@ fn recorded() -> [Vec<u8>; 2] {
         sightings.extend(world.walk(at + 300, &ping(CURL, HTTPBIN, n), ROUTED));
         sightings.extend(world.walk(at + 400, &ping(HTTPBIN, CURL, 100 + n), BACK));
     }
-    ["n1", "n2"].map(|node| stream(&world, node, &sightings))
+    ["n1", "n2"].map(|node| stream(&world, node, &sightings, &[]))
 }
 
-fn stream(world: &World, node: &str, sightings: &[Sighting]) -> Vec<u8> {
+/// What a node tells of these.
+fn stream(world: &World, node: &str, sightings: &[Sighting], drops: &[DropSighting]) -> Vec<u8> {
     let hello = Hello {
         tracer: String::new(),
         kernel_release: String::new(),
         boot_id: node.to_owned(),
         nodes: vec![node.to_owned()],
+        watches_drops: true,
+        monotonic_ns: 0,
+        wall_ns: 0,
     };
     let mut writer = StreamWriter::begin(Vec::new(), hello).unwrap();
     for point in world.points.iter().filter(|point| &*point.node == node) {
@@ -96,6 +163,9 @@ fn stream(world: &World, node: &str, sightings: &[Sighting]) -> Vec<u8> {
         last_ns = last_ns.max(sighting.time_ns);
         writer.sighting(sighting).unwrap();
         writer.heartbeat(Heartbeat { monotonic_ns: last_ns, wall_ns: last_ns }).unwrap();
+    }
+    for drop in drops.iter().filter(|drop| &*drop.place.node == node) {
+        writer.dropped(drop).unwrap();
     }
     writer.end("interrupted").unwrap()
 }
@@ -130,6 +200,9 @@ fn shifted(stream: &[u8], offset_ns: i64, per_mille: i64) -> Vec<u8> {
                         .unwrap();
                 }
             }
+            Told::Drop(drop) => {
+                writer.dropped(&DropSighting { time_ns: shift(drop.time_ns), ..*drop }).unwrap();
+            }
             Told::Counts(counts) => writer.counts(&counts).unwrap(),
             Told::Heartbeat(Heartbeat { monotonic_ns, wall_ns }) => {
                 let (monotonic_ns, wall_ns) = (shift(monotonic_ns), shift(wall_ns));
@@ -163,6 +236,13 @@ fn in_turns(streams: Vec<(usize, Vec<Told>)>) -> Vec<(usize, Told)> {
 
 /// What a follow of these streams tells, without times and numbers, sorted.
 fn joined(streams: &[Vec<u8>], order: Order) -> Vec<String> {
+    let mut lines: Vec<String> = told(streams, order).iter().filter_map(|line| in_words(line)).collect();
+    lines.sort();
+    lines
+}
+
+/// The lines of JSON of a follow of these streams.
+fn told(streams: &[Vec<u8>], order: Order) -> Vec<String> {
     let out = Shared::default();
     let cli = Cli::parse_from([
         "tracer",
@@ -177,6 +257,7 @@ fn joined(streams: &[Vec<u8>], order: Order) -> Vec<String> {
         "x",
         "-o",
         "json",
+        "--packets",
     ]);
     let Command::Follow(args) = cli.command else { panic!("it is a follow") };
     let directory = tempfile::tempdir().unwrap();
@@ -195,9 +276,7 @@ fn joined(streams: &[Vec<u8>], order: Order) -> Vec<String> {
     }
     merge.finish(Ending::Done).unwrap();
     let text = String::from_utf8(out.0.take()).unwrap();
-    let mut lines: Vec<String> = text.lines().filter_map(in_words).collect();
-    lines.sort();
-    lines
+    text.lines().map(str::to_owned).collect()
 }
 
 /// Verdict, hops, and which legs are known.

@@ -30,17 +30,30 @@ impl<'a> Types<'a> {
         self.unknown_kind
     }
 
-    /// Which argument of its programs, from 0, a tracepoint gives as this enumeration. The kernel describes tracepoint
-    /// `x` by a typedef `btf_trace_x` of a pointer to a function, whose first argument is the tracepoint's own.
+    /// Which argument of its programs, from 0, a tracepoint gives as this enumeration.
     pub(in crate::host) fn tracepoint_argument(&self, tracepoint: &str, enumeration: &str) -> Option<usize> {
+        self.argument(tracepoint, |argument| {
+            matches!(argument.kind, KIND_ENUM | KIND_ENUM64) && self.is_named(&argument, enumeration)
+        })
+    }
+
+    /// Which argument of its programs, from 0, a tracepoint gives as a pointer to this structure.
+    pub(in crate::host) fn tracepoint_pointer(&self, tracepoint: &str, structure: &str) -> Option<usize> {
+        self.argument(tracepoint, |argument| {
+            let to = (argument.kind == KIND_POINTER).then(|| self.unwrapped(argument.inner)).flatten();
+            to.is_some_and(|to| to.kind == KIND_STRUCT && self.is_named(&to, structure))
+        })
+    }
+
+    /// The first argument of a tracepoint's programs that is so. The kernel describes tracepoint `x` by a typedef
+    /// `btf_trace_x` of a pointer to a function, whose first argument is the tracepoint's own.
+    fn argument(&self, tracepoint: &str, is: impl Fn(Type<'a>) -> bool) -> Option<usize> {
         let typedef = self.named(&format!("btf_trace_{tracepoint}"), &[KIND_TYPEDEF])?;
         let pointer = self.by_id(typedef.inner).filter(|found| found.kind == KIND_POINTER)?;
         let function = self.by_id(pointer.inner).filter(|found| found.kind == KIND_FUNC_PROTO)?;
         let place = (1..function.members).find(|place| {
             let argument = read_u32(function.bytes, 12 + 8 * place + 4).and_then(|id| self.unwrapped(id));
-            argument.is_some_and(|found| {
-                matches!(found.kind, KIND_ENUM | KIND_ENUM64) && self.is_named(&found, enumeration)
-            })
+            argument.is_some_and(&is)
         })?;
         Some(place - 1)
     }
@@ -146,6 +159,25 @@ mod tests {
         assert_eq!(types.tracepoint_argument("consume_skb", "skb_drop_reason"), None);
         assert_eq!(types.tracepoint_argument("kfree_skb", "pair"), None);
         assert_eq!(types.tracepoint_argument("no_such", "skb_drop_reason"), None);
+    }
+
+    #[test]
+    fn a_tracepoints_pointer_to_a_structure_is_found_and_the_structure_itself_is_none() {
+        // 1 struct sock; 2 const 1; 3 pointer to 2; 4 prototype of (3, 1, 3), the first its own; 5 pointer; 6 typedef.
+        let info = |kind: u32, members: u32| kind << 24 | members;
+        let types = [
+            &[1, info(4, 0), 0][..],
+            &[0, info(10, 0), 1],
+            &[0, info(2, 0), 2],
+            &[0, info(13, 3), 0, 0, 3, 0, 1, 0, 3],
+            &[0, info(2, 0), 4],
+            &[6, info(8, 0), 5],
+        ];
+        let bytes = btf_of(b"\0sock\0btf_trace_kfree_skb\0", &types.concat());
+        let btf = Btf::read(&bytes).unwrap();
+        let types = Types::of(&btf);
+        assert_eq!(types.tracepoint_pointer("kfree_skb", "sock"), Some(1));
+        assert_eq!(types.tracepoint_pointer("kfree_skb", "sk_buff"), None);
     }
 
     const STRINGS: &[u8] = b"\0int\0outer\0inner\0first\0nested\0last\0bits\0colour\0RED\0GREEN\0";

@@ -3,7 +3,7 @@ use crate::trajectory::correlate::CorrelatorConfig;
 use crate::trajectory::model::Trajectory;
 use crate::trajectory::testing::{
     ACK, CLUSTER_IP, CURL, Change, HTTPBIN, NODE_1, NODE_2, ROUTED, ROUTED_SERVICE, SECOND, SYN, Step, World,
-    cut, gso, ping, run, stamp, tcp, two_nodes, udp,
+    cut, gso, icmp_error, ping, run, stamp, tcp, two_nodes, udp,
 };
 
 fn tell(world: &World, trajectories: &[Trajectory]) -> String {
@@ -51,6 +51,35 @@ fn a_lost_packet_tells_where_and_its_retransmission_names_it() {
     sightings.extend(world.walk(SECOND + 204_000_000, &stamp(again), ROUTED));
     let out = world.correlate(sightings);
     insta::assert_snapshot!(tell(&world, &out));
+}
+
+#[test]
+fn an_icmp_error_tells_what_it_is_about_and_which_packet_that_is() {
+    let world = two_nodes(false, "vxlan");
+    let datagram = udp((CURL, 5000), (CLUSTER_IP, 80), 1400, 77, 1);
+    let mut sightings = world.walk(SECOND, &datagram, &ROUTED_SERVICE[..2]);
+    let error = icmp_error(NODE_1, &datagram, 3, 4);
+    sightings.extend(world.walk(SECOND + 9000, &error, &[("n1/vethcurl>", &[]), ("n1/curl:eth0<", &[])]));
+
+    let told = tell(&world, &world.correlate(sightings));
+
+    for line in [
+        "note: node n1 answered: ICMP fragmentation needed (at most 1400 bytes), #2",
+        "ICMP fragmentation needed, at most 1400 bytes  quotes #1",
+        "    about UDP pod default/curl 10.244.0.153:5000 -> Service default/web 10.96.0.10:80",
+    ] {
+        assert!(told.contains(line), "{line} is not in\n{told}");
+    }
+}
+
+#[test]
+fn a_copy_tells_of_what() {
+    let world = two_nodes(false, "vxlan");
+    let datagram = udp((CURL, 5000), (HTTPBIN, 53), 40, 77, 1);
+    let mut sightings = world.walk(SECOND, &datagram, ROUTED);
+    sightings.extend(world.walk(SECOND + 30_000, &datagram, ROUTED).drain(4..));
+    let told = tell(&world, &world.correlate(sightings));
+    assert!(told.contains("UDP (DNS), 40 bytes  duplicate of #1"), "{told}");
 }
 
 #[test]

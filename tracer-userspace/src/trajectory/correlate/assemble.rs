@@ -332,12 +332,25 @@ impl Judged {
         }
         let expected_hops = hops.len() + missing.iter().filter(|hop| !hop.explained).count();
         let mixed_up = open.doubtful || (!open.rivals.is_empty() && !complete);
-        let ambiguous = mixed_up.then(|| {
-            format!(
-                "{} packets with the same content were under way at the same time and records of some are \
-                 missing: which record is whose is not certain",
-                open.rivals.len() + 1
-            )
+        let by_order = open.undecided && !open.rivals.is_empty();
+        let unnumbered = self.expectation.lost_records > 0 && !open.is_numbered();
+        let ambiguous = (mixed_up || by_order || unnumbered).then(|| {
+            let count = open.rivals.len() + 1;
+            if !mixed_up && !by_order {
+                "records were lost and nothing numbers this packet: a record of another one with the same content may \
+                 have been taken for one of its own"
+                    .to_owned()
+            } else if mixed_up {
+                format!(
+                    "{count} packets with the same content were under way at the same time and records of some are \
+                     missing: which record is whose is not certain"
+                )
+            } else {
+                format!(
+                    "{count} packets with the same content were between the same two nodes at the same time: only their \
+                     order tells which is which, and a network may change it"
+                )
+            }
         });
         Trajectory {
             id: 0,
@@ -349,6 +362,9 @@ impl Judged {
             lost_records: self.expectation.lost_records,
             verdict,
             retransmission_of: None,
+            retransmission_after_ns: None,
+            duplicate_of: None,
+            quotes: None,
             ambiguous,
             notes,
         }
@@ -383,6 +399,7 @@ impl Judged {
     }
 }
 
+/// Between two clocks it is found out when the packet is told.
 fn latency(pair: &[Hop]) -> Latency {
     if pair[0].point.clock == pair[1].point.clock {
         Latency::Exact { ns: pair[1].time_ns.saturating_sub(pair[0].time_ns) }
@@ -394,14 +411,14 @@ fn latency(pair: &[Hop]) -> Latency {
 fn teach_rewrite(learnt: &mut Learnt, before: &Packet, after: &Packet) {
     let protocol = before.protocol;
     let (from, to) = (Endpoint::destination(before), Endpoint::destination(after));
-    if from != to
+    if !from.may_be(to)
         && let Some(port) = from.port
     {
         learnt.learn_translation(protocol, from.address, port);
         learnt.learn_destination(protocol, Endpoint::source(before), from, to);
     }
     let (original, alias) = (Endpoint::source(before), Endpoint::source(after));
-    if original != alias
+    if !original.may_be(alias)
         && let Some(port) = alias.port
     {
         learnt.learn_translation(protocol, alias.address, port);
@@ -418,13 +435,13 @@ fn note_rewrites<D: Directory + ?Sized>(
 ) {
     let protocol = before.protocol;
     let (from, to) = (Endpoint::source(before), Endpoint::source(after));
-    if from != to
+    if !from.may_be(to)
         && let Judgement::Unknown(kind) = rewrite::judge_source(directory, protocol, from, to, at_ns)
     {
         notes.push(unknown_rewrite(kind, from, to));
     }
     let (from, to) = (Endpoint::destination(before), Endpoint::destination(after));
-    if from != to
+    if !from.may_be(to)
         && let Judgement::Unknown(kind) = rewrite::judge_destination(directory, protocol, from, to, at_ns)
     {
         notes.push(unknown_rewrite(kind, from, to));

@@ -7,6 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use crate::trajectory::correlate::fragments::datagram_of;
 use crate::trajectory::correlate::index::Content;
 use crate::trajectory::correlate::open::{Handle, Open, same_content};
 use crate::trajectory::correlate::range::Range;
@@ -95,7 +96,19 @@ impl<D: Directory> Correlator<D> {
         let range = match Content::of(&drop.packet, self.hash) {
             Content::Whole { key } => {
                 self.index.whole(key, &mut found);
-                Range::WHOLE
+                match datagram_of(&drop.packet, self.hash).filter(|_| found.is_empty()) {
+                    // Put together of fragments that are under way.
+                    Some((key, range)) => {
+                        self.index.bytes(key, range, &mut found);
+                        range
+                    }
+                    None => Range::WHOLE,
+                }
+            }
+            Content::Fragment { key, range } => {
+                self.index.bytes(key, range, &mut found);
+                found.extend(self.index.datagrams(key));
+                range
             }
             Content::Bytes { key, range } => {
                 self.index.bytes(key, range, &mut found);
@@ -182,10 +195,13 @@ impl<D: Directory> Correlator<D> {
             lost_records: 0,
             verdict: Verdict::Dropped(Box::new(Dropped { after: None, sighting: drop, advice })),
             retransmission_of: None,
+            retransmission_after_ns: None,
+            duplicate_of: None,
+            quotes: None,
             ambiguous: None,
             notes: vec!["dropped before the first hook".to_owned()],
         };
-        self.done.push(Done { serial, repeats: None, trajectory });
+        self.done.push(Done { serial, earlier: None, quotes: None, waits_since_ns: None, trajectory });
     }
 
     /// The follows that ask for these addresses; 0 where nothing in particular is followed.
@@ -195,7 +211,7 @@ impl<D: Directory> Correlator<D> {
         }
         let scopes = self.config.scopes.iter().enumerate().take(64);
         let follows = scopes
-            .filter(|(_, scope)| scope.wants(packet.source, packet.destination))
+            .filter(|(_, scope)| scope.wants_packet(packet))
             .fold(0, |follows, (bit, _)| follows | 1 << bit);
         (follows != 0).then_some(follows)
     }

@@ -1,11 +1,12 @@
 //! When a packet is finished, and what is said of it then.
 
 use crate::trajectory::correlate::assemble::{self, Context, Judged};
+use crate::trajectory::correlate::history::Passage;
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::correlate::range::Range;
-use crate::trajectory::correlate::{Correlator, Done, FollowScope};
+use crate::trajectory::correlate::{Correlator, Done, FollowScope, clocks};
 use crate::trajectory::model::{Directory, Owner, Trajectory};
-use crate::trajectory::order::{NIC_OUT, POD_IN, Stage};
+use crate::trajectory::order::{NIC_OUT, POD_IN, POD_OUT, Stage};
 
 impl<D: Directory> Correlator<D> {
     /// Closes the packet at once if its last hop was seen and nothing is missing.
@@ -25,7 +26,13 @@ impl<D: Directory> Correlator<D> {
             return;
         }
         let nothing_missing = judged.expectation.missing().next().is_none();
-        if !nothing_missing || judged.points(open).any(|point| self.topology.has_other(&point.node)) {
+        // Hops before the first one may be told late: an answer of a Service begins under another address.
+        let has_beginning = judged.points(open).next().map(Stage::of) == Some(POD_OUT);
+        if !nothing_missing
+            || !has_beginning
+            || open.is_mistakable()
+            || judged.points(open).any(|point| self.topology.has_other(&point.node))
+        {
             self.settled.push(handle);
             return;
         }
@@ -185,15 +192,23 @@ impl<D: Directory> Correlator<D> {
                 }
             }
         }
+        self.history.finished(open.serial, open.segments.iter().map(Passage::of));
         for unit in judged {
             unit.teach(&open, &mut self.learnt);
             let Some(follows) = self.wanted(&open) else {
                 self.counters.unrelated += 1;
                 continue;
             };
+            let is_certain = self.is_certain(&open, &unit);
             let mut trajectory = unit.into_trajectory(&open, &self.directory, follows);
             trajectory.notes.extend(self.without_service(&trajectory));
-            self.done.push(Done { serial: open.serial, repeats: open.repeats, trajectory });
+            if is_certain {
+                self.learn_clocks(&trajectory);
+            }
+            let earlier = self.earlier(&open, &trajectory);
+            let quotes = self.quoted_by(&mut trajectory);
+            let waits_since_ns = (!open.dirty && open.touched_ns > 0).then_some(open.touched_ns);
+            self.done.push(Done { serial: open.serial, earlier, quotes, waits_since_ns, trajectory });
         }
         self.recycle(open.segments);
     }
@@ -226,9 +241,7 @@ impl<D: Directory> Correlator<D> {
         }
         let mut follows = 0;
         for (bit, scope) in self.config.scopes.iter().enumerate().take(64) {
-            let wanted = open.segments.iter().any(|segment| {
-                scope.wants(segment.sighting.packet.source, segment.sighting.packet.destination)
-            });
+            let wanted = open.segments.iter().any(|segment| scope.wants_packet(&segment.sighting.packet));
             follows |= u64::from(wanted) << bit;
         }
         (follows != 0).then_some(follows)
@@ -239,27 +252,61 @@ impl<D: Directory> Correlator<D> {
             return;
         }
         let mut done = std::mem::take(&mut self.done);
-        done.sort_by_key(|done| done.serial);
-        let mut held = Vec::new();
-        for mut finished in done {
-            if let Some(earlier) = finished.repeats {
-                let id = self.history.id_of(earlier.serial);
-                let pending = self.get(earlier).is_some()
-                    || held.iter().any(|held: &Done| held.serial == earlier.serial);
-                if id.is_none() && pending && !all {
-                    held.push(finished);
-                    continue;
-                }
-                finished.trajectory.retransmission_of = id;
+        // What names an earlier packet comes behind it, even where its records came first.
+        done.sort_by_key(|done| {
+            let named = done.earlier.map_or(0, |earlier| earlier.handle.serial);
+            (done.serial.max(named), done.serial < named)
+        });
+        // ICMP errors come behind the packets that they quote, which name them.
+        let mut answers = Vec::new();
+        if done.iter().any(|done| done.quotes.is_some()) {
+            (answers, done) = done.into_iter().partition(|done| done.quotes.is_some());
+        }
+        let mut held: Vec<Done> = Vec::new();
+        let too_many = done.len().saturating_sub(clocks::MAX_WAITING);
+        for (number, mut finished) in done.into_iter().enumerate() {
+            if !all && number >= too_many && self.awaits_clocks(&mut finished) {
+                held.push(finished);
+                continue;
             }
-            finished.trajectory.id = self.next_id;
-            self.history.reported(finished.serial, self.next_id);
-            self.next_id += 1;
-            self.counters.reported += 1;
-            self.counters.ambiguous += u64::from(finished.trajectory.ambiguous.is_some());
-            emit(finished.trajectory);
+            if !all && finished.earlier.is_some_and(|earlier| self.is_pending(earlier.handle, &held)) {
+                held.push(finished);
+                continue;
+            }
+            let mut its_answers = Vec::new();
+            if !answers.is_empty() {
+                let is_answer =
+                    |done: &Done| done.quotes.is_some_and(|quoted| quoted.serial == finished.serial);
+                (its_answers, answers) = answers.into_iter().partition(is_answer);
+                self.note_answers(&mut finished.trajectory, &its_answers, self.next_id + 1);
+            }
+            self.tell(finished, emit);
+            for answer in its_answers {
+                self.tell(answer, emit);
+            }
+        }
+        for answer in answers {
+            if !all && answer.quotes.is_some_and(|quoted| self.is_pending(quoted, &held)) {
+                held.push(answer);
+            } else {
+                self.tell(answer, emit);
+            }
         }
         self.done = held;
+    }
+
+    /// Numbers and reports one.
+    fn tell(&mut self, mut finished: Done, emit: &mut impl FnMut(Trajectory)) {
+        self.name_earlier(&mut finished);
+        let mut trajectory = finished.trajectory;
+        self.time_crossings(&mut trajectory);
+        trajectory.quotes = finished.quotes.and_then(|quoted| self.history.id_of(quoted.serial));
+        trajectory.id = self.next_id;
+        self.history.reported(finished.serial, self.next_id);
+        self.next_id += 1;
+        self.counters.reported += 1;
+        self.counters.ambiguous += u64::from(trajectory.ambiguous.is_some());
+        emit(trajectory);
     }
 
     /// Drops the oldest packet; false if there is none.

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 
+use crate::trajectory::correlate::fragments::fragment_of;
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::hash::FastState;
 use crate::trajectory::model::Packet;
@@ -20,6 +21,8 @@ pub(super) enum Content {
     Whole { key: u64 },
     /// Bytes of a TCP stream.
     Bytes { key: u64, range: Range },
+    /// Bytes of a datagram.
+    Fragment { key: u64, range: Range },
 }
 
 impl Content {
@@ -36,12 +39,25 @@ impl Content {
                 range: Range { start: packet.sequence, length: packet.payload_length },
             };
         }
+        if let Some((key, range)) = fragment_of(packet, state) {
+            return Self::Fragment { key, range };
+        }
         Self::Whole {
             key: packet.fingerprint
                 ^ u64::from(packet.protocol) << 56
-                ^ u64::from(packet.fragment.map_or(0, |(offset, _)| offset)) << 32,
+                ^ u64::from(packet.fragment.map_or(0, |(offset, _)| offset)) << 32
+                ^ bare_tcp(packet),
         }
     }
+}
+
+/// What the fingerprint leaves out because cutting changes it, and what tells TCP packets without data apart, which nobody
+/// cuts: a FIN and the acknowledgment before it are equal in all else where there is no IPv4 id.
+fn bare_tcp(packet: &Packet) -> u64 {
+    if packet.protocol != TCP || packet.fragment.is_some() {
+        return 0;
+    }
+    u64::from(packet.tcp_flags) << 16 | u64::from(packet.window)
 }
 
 /// Whether this is a UDP packet that stands for several datagrams which IPv4 ids tell apart.
@@ -60,6 +76,8 @@ pub(super) struct Index {
     streams: HashMap<u64, Stream, FastState>,
     /// UDP GSO packets under way, by the IPv4 ids of all their datagrams.
     udp_ids: HashMap<u16, Vec<u32>, FastState>,
+    /// Whole datagrams under way that may be cut, by what their fragments would be found by.
+    datagrams: HashMap<u64, Vec<u32>, FastState>,
     spare: Vec<VecDeque<Entry>>,
 }
 
@@ -139,6 +157,11 @@ impl Index {
         }
     }
 
+    /// Whether any packet of a stream is under way.
+    pub(super) fn has_bytes(&self, key: u64) -> bool {
+        self.streams.contains_key(&key)
+    }
+
     pub(super) fn insert_bytes(&mut self, key: u64, range: Range, slot: u32) {
         let spare = &mut self.spare;
         let stream = self.streams.entry(key).or_insert_with(|| Stream {
@@ -170,6 +193,23 @@ impl Index {
             && self.spare.len() < 1024
         {
             self.spare.push(stream.entries);
+        }
+    }
+
+    /// Whole datagrams that a fragment may have been cut from.
+    pub(super) fn datagrams(&self, key: u64) -> &[u32] {
+        self.datagrams.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn insert_datagram(&mut self, key: u64, slot: u32) {
+        self.datagrams.entry(key).or_default().push(slot);
+    }
+
+    pub(super) fn remove_datagram(&mut self, key: u64, slot: u32) {
+        let Some(slots) = self.datagrams.get_mut(&key) else { return };
+        slots.retain(|other| *other != slot);
+        if slots.is_empty() {
+            self.datagrams.remove(&key);
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use crate::trajectory::correlate::fragments::datagram_of;
 use crate::trajectory::correlate::index::udp_gso_segments;
-use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment, Values};
+use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment, Values, has_id};
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::correlate::{Correlator, MAX_EQUAL, STALLED_NS};
 use crate::trajectory::model::{Directory, Owner, Sighting};
@@ -34,7 +35,34 @@ impl<D: Directory> Correlator<D> {
             self.join(slot, sighting, range);
             return;
         }
+        if let Some((datagram, range)) = datagram_of(&sighting.packet, self.hash)
+            && self.index.has_bytes(datagram)
+        {
+            let chosen = self.find_pieces(&sighting, datagram, range);
+            if !chosen.is_empty() {
+                self.place_bytes(&chosen, sighting, datagram, range);
+                return;
+            }
+        }
         self.open_whole(sighting, key);
+    }
+
+    pub(super) fn push_fragment(&mut self, sighting: Sighting, key: u64, range: Range) {
+        if let Some(slot) = self.find_datagram(&sighting, key, range) {
+            self.join(slot, sighting, range);
+            return;
+        }
+        self.push_bytes(sighting, key, range);
+    }
+
+    /// Packets under way that have some of these bytes, for each byte at most one.
+    fn find_pieces(&mut self, sighting: &Sighting, key: u64, range: Range) -> Vec<u32> {
+        let mut found = std::mem::take(&mut self.found);
+        found.clear();
+        self.index.bytes(key, range, &mut found);
+        let chosen = if found.is_empty() { Vec::new() } else { self.choose_bytes(&found, sighting, range) };
+        self.found = found;
+        chosen
     }
 
     fn open_whole(&mut self, sighting: Sighting, key: u64) {
@@ -45,8 +73,13 @@ impl<D: Directory> Correlator<D> {
             None => (false, Range::WHOLE),
         };
         let identification = packet.identification;
+        let datagram = datagram_of(packet, self.hash).map(|(key, _)| key);
         let slot = self.open(sighting, key, range, by_range);
         self.index.insert_whole(key, slot);
+        if let Some(datagram) = datagram {
+            self.index.insert_datagram(datagram, slot);
+        }
+        self.note_mistakable(slot);
         if let Some(segments) = gso {
             self.index.insert_udp(identification, segments, slot);
         }
@@ -81,7 +114,7 @@ impl<D: Directory> Correlator<D> {
         }
         let (_, chosen) = best?;
         for other in ties {
-            self.remember_rivals(chosen, other);
+            self.remember_tie(chosen, other, sighting);
         }
         Some(chosen)
     }
@@ -89,6 +122,9 @@ impl<D: Directory> Correlator<D> {
     /// The bytes that a sighting stands for in a packet that it is matched to by fingerprint.
     fn range_in(&self, slot: u32, sighting: &Sighting) -> Range {
         match self.slots[slot as usize].as_ref() {
+            Some(open) if open.is_fragmented => {
+                datagram_of(&sighting.packet, self.hash).map_or(open.range, |(_, range)| range)
+            }
             Some(open) if open.by_range => {
                 Range { start: 0, length: sighting.packet.payload_length.min(open.range.length) }
             }
@@ -132,24 +168,33 @@ impl<D: Directory> Correlator<D> {
     }
 
     pub(super) fn push_bytes(&mut self, sighting: Sighting, key: u64, range: Range) {
-        let mut found = std::mem::take(&mut self.found);
-        found.clear();
-        self.index.bytes(key, range, &mut found);
-        let chosen = self.choose_bytes(&found, &sighting, range);
-        self.found = found;
+        let chosen = self.find_pieces(&sighting, key, range);
+        self.place_bytes(&chosen, sighting, key, range);
+    }
 
-        match chosen.as_slice() {
+    /// Puts a sighting of some bytes where it belongs: `chosen` are the packets that have some of them.
+    fn place_bytes(&mut self, chosen: &[u32], sighting: Sighting, key: u64, range: Range) {
+        match chosen {
             [] => {
-                let slot = self.open(sighting, key, range, true);
-                self.index.insert_bytes(key, range, slot);
+                let slot = self.open_bytes(sighting, key, range);
+                self.note_mistakable(slot);
                 self.after_join(slot);
             }
             [only] if self.contains(*only, range) => self.join(*only, sighting, range),
-            _ if self.is_first_on_the_way(&chosen, &sighting, range) => {
-                self.absorb(&chosen, sighting, key, range)
+            _ if self.is_first_on_the_way(chosen, &sighting, range) => {
+                self.absorb(chosen, sighting, key, range)
             }
-            _ => self.share(&chosen, &sighting, key, range),
+            _ => self.share(chosen, &sighting, key, range),
         }
+    }
+
+    fn open_bytes(&mut self, sighting: Sighting, key: u64, range: Range) -> u32 {
+        let slot = self.open(sighting, key, range, true);
+        if let Some(open) = self.slots[slot as usize].as_mut() {
+            open.in_stream = true;
+        }
+        self.index.insert_bytes(key, range, slot);
+        slot
     }
 
     /// Of the packets that have some of these bytes: for each byte at most one.
@@ -183,7 +228,7 @@ impl<D: Directory> Correlator<D> {
             if pass_over {
                 chosen[clash] = (cost, slot);
             }
-            self.remember_rivals(other, slot);
+            self.remember_tie(other, slot, sighting);
         }
         chosen.into_iter().map(|(_, slot)| slot).collect()
     }
@@ -262,13 +307,12 @@ impl<D: Directory> Correlator<D> {
             self.join(slot, sighting.clone(), range);
         }
         for gap in range.gaps(&taken) {
-            let slot = self.open(sighting.clone(), key, gap, true);
+            let slot = self.open_bytes(sighting.clone(), key, gap);
             if let Some(segment) =
                 self.slots[slot as usize].as_mut().and_then(|open| open.segments.first_mut())
             {
                 segment.range = range;
             }
-            self.index.insert_bytes(key, gap, slot);
             self.after_join(slot);
         }
     }
@@ -283,7 +327,6 @@ impl<D: Directory> Correlator<D> {
             (self.slots.len() - 1) as u32
         });
         let handle = Handle { slot, serial };
-        let repeats = self.history.note(&sighting, handle);
         let mut segments = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(12));
         let sources = Values { first: Endpoint::source(&sighting.packet), second: None };
         let destinations = Values { first: Endpoint::destination(&sighting.packet), second: None };
@@ -293,6 +336,8 @@ impl<D: Directory> Correlator<D> {
             key,
             range,
             by_range,
+            in_stream: false,
+            is_fragmented: false,
             segments,
             sources,
             destinations,
@@ -302,11 +347,13 @@ impl<D: Directory> Correlator<D> {
             settling: false,
             progress: Progress::UnderWay,
             waited: false,
-            repeats,
+            kin: Vec::new(),
             rivals: Vec::new(),
             doubtful: false,
+            undecided: false,
             drops: Vec::new(),
         });
+        self.note_kin(handle, 0);
         self.by_age.push_back(handle);
         if self.by_age.len() > 2 * self.live() + 1024 {
             let mut by_age = std::mem::take(&mut self.by_age);
@@ -333,15 +380,14 @@ impl<D: Directory> Correlator<D> {
         }
         let range = if gso.is_some() { open.range } else { range };
         open.add(sighting, range);
-        if (open.sources.second, open.destinations.second) != values
-            && let Some(segment) = open.segments.last()
-        {
-            let repeats = self.history.note(&segment.sighting, handle);
-            open.repeats = open.repeats.or(repeats);
-        }
+        let last = open.segments.len() - 1;
+        let is_translated = (open.sources.second, open.destinations.second) != values;
         if !open.dirty {
             open.dirty = true;
             self.dirty.push(handle);
+        }
+        if is_translated {
+            self.note_kin(handle, last);
         }
         self.after_join(slot);
     }
@@ -356,6 +402,57 @@ impl<D: Directory> Correlator<D> {
                 open.rivals.push(other);
             }
         }
+    }
+}
+
+impl<D: Directory> Correlator<D> {
+    /// Two packets fit a sighting equally well and the older one got it. Devices keep the order of packets; what lies
+    /// between two nodes may not, nor is it certain when one is held up.
+    fn remember_tie(&mut self, a: u32, b: u32, sighting: &Sighting) {
+        self.remember_rivals(a, b);
+        let (Some(first), Some(second)) = (&self.slots[a as usize], &self.slots[b as usize]) else { return };
+        let on_the_wire = !first.is_on_node_of(sighting) && !second.is_on_node_of(sighting);
+        if on_the_wire || has_stalled(first, second, sighting) || has_stalled(second, first, sighting) {
+            self.mark_undecided([a, b]);
+        }
+    }
+
+    fn mark_undecided(&mut self, slots: [u32; 2]) {
+        for slot in slots {
+            if let Some(open) = self.slots[slot as usize].as_mut() {
+                open.undecided = true;
+            }
+        }
+    }
+
+    /// A packet that begins while others of the same content are under way may have a record that one of these was given:
+    /// streams of several machines run ahead of each other. `found` still holds the others.
+    fn note_mistakable(&mut self, slot: u32) {
+        let found = std::mem::take(&mut self.found);
+        for &other in &found {
+            let (Some(open), Some(rival)) = (&self.slots[slot as usize], &self.slots[other as usize]) else {
+                continue;
+            };
+            let Some(first) = open.segments.first().map(|segment| &segment.sighting) else { continue };
+            let crosses = rival.is_mistakable()
+                || rival.segments.iter().any(|segment| segment.sighting.point.node != first.point.node);
+            if other == slot
+                || !crosses
+                || has_id(&first.packet)
+                || !rival.has_ends_of(first, &self.directory)
+            {
+                continue;
+            }
+            // One that has arrived before this one was sent, by the same clock, cannot have its records.
+            let is_before = |sighting: &Sighting| {
+                sighting.point.clock == first.point.clock && sighting.time_ns <= first.time_ns
+            };
+            if !rival.segments.iter().all(|segment| is_before(&segment.sighting)) {
+                self.remember_rivals(slot, other);
+                self.mark_undecided([slot, other]);
+            }
+        }
+        self.found = found;
     }
 }
 

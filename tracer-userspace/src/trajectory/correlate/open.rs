@@ -1,6 +1,8 @@
 //! One packet under way: the sightings joined so far, and the rules by which another one may join.
 
 use crate::trajectory::correlate::dropped::DroppedSegment;
+use crate::trajectory::correlate::fragments::same_datagram;
+use crate::trajectory::correlate::history::Kin;
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::model::{Directory, Packet, Sighting};
 use crate::trajectory::order::Stage;
@@ -34,11 +36,11 @@ pub(super) struct Values {
 
 impl Values {
     fn contains(&self, value: Endpoint) -> bool {
-        self.first == value || self.second == Some(value)
+        self.first.may_be(value) || self.second.is_some_and(|second| second.may_be(value))
     }
 
     fn add(&mut self, value: Endpoint) {
-        if self.first != value && self.second.is_none() {
+        if !self.first.may_be(value) && self.second.is_none() {
             self.second = Some(value);
         }
     }
@@ -61,6 +63,10 @@ pub(super) struct Open {
     pub(super) range: Range,
     /// Bytes tell segments apart (TCP payload, UDP GSO with IPv4 id); else each sighting is the whole packet.
     pub(super) by_range: bool,
+    /// The index finds it by its bytes, not by its fingerprint.
+    pub(super) in_stream: bool,
+    /// A datagram whose fragments are told apart by their place in it.
+    pub(super) is_fragmented: bool,
     pub(super) segments: Vec<Segment>,
     pub(super) sources: Values,
     pub(super) destinations: Values,
@@ -74,12 +80,14 @@ pub(super) struct Open {
     pub(super) progress: Progress,
     /// Was given a second grace time.
     pub(super) waited: bool,
-    /// The earlier packet with the same bytes.
-    pub(super) repeats: Option<Handle>,
+    /// Other packets with some of the same bytes.
+    pub(super) kin: Vec<Kin>,
     /// Packets with equal content that were under way at the same time.
     pub(super) rivals: Vec<Handle>,
     /// A rival was not complete: the two may have been mixed up.
     pub(super) doubtful: bool,
+    /// Only the order in which they were sent told it from a rival, where that order may not hold.
+    pub(super) undecided: bool,
     /// What the kernel threw away of it.
     pub(super) drops: Vec<DroppedSegment>,
 }
@@ -110,9 +118,10 @@ impl Open {
             }
         }
         let source =
-            self.fit_end(sighting, self.sources, Endpoint::source, directory, rewrite::judge_source)?;
+            self.fit_end(sighting, range, self.sources, Endpoint::source, directory, rewrite::judge_source)?;
         let destination = self.fit_end(
             sighting,
+            range,
             self.destinations,
             Endpoint::destination,
             directory,
@@ -125,6 +134,7 @@ impl Open {
     fn fit_end<D: Directory + ?Sized>(
         &self,
         sighting: &Sighting,
+        range: Range,
         values: Values,
         end: fn(&Packet) -> Endpoint,
         directory: &D,
@@ -132,7 +142,7 @@ impl Open {
     ) -> Option<u8> {
         let value = end(&sighting.packet);
         if values.contains(value) {
-            if values.second.is_some() && !self.keeps_one_change(sighting, value, end) {
+            if values.second.is_some() && !self.keeps_one_change(sighting, range, value, end) {
                 return None;
             }
             return Some(0);
@@ -141,7 +151,7 @@ impl Open {
             return None;
         }
         // Which of the two values came first is known on one clock only.
-        let on_clock = || self.segments.iter().filter(|s| s.sighting.point.clock == sighting.point.clock);
+        let on_clock = || self.ordered_with(sighting, range);
         let known_before = on_clock().any(|s| s.sighting.time_ns < sighting.time_ns);
         let known_after = on_clock().any(|s| s.sighting.time_ns > sighting.time_ns);
         if known_before && known_after {
@@ -165,17 +175,63 @@ impl Open {
         best
     }
 
+    /// Sightings of the same bytes on the same clock: between them and this one, before and after mean something. A
+    /// later piece of a packet may set out when the first has arrived already.
+    fn ordered_with(&self, sighting: &Sighting, range: Range) -> impl Iterator<Item = &Segment> {
+        let clock = sighting.point.clock;
+        let is_ordered = move |s: &&Segment| s.sighting.point.clock == clock && s.range.overlaps(range);
+        self.segments.iter().filter(is_ordered)
+    }
+
     /// Sightings on one clock show each value in one unbroken stretch of time.
-    fn keeps_one_change(&self, sighting: &Sighting, value: Endpoint, end: fn(&Packet) -> Endpoint) -> bool {
+    fn keeps_one_change(
+        &self,
+        sighting: &Sighting,
+        range: Range,
+        value: Endpoint,
+        end: fn(&Packet) -> Endpoint,
+    ) -> bool {
         let (mut first, mut last) = (sighting.time_ns, sighting.time_ns);
-        let on_clock = || self.segments.iter().filter(|s| s.sighting.point.clock == sighting.point.clock);
-        for segment in on_clock().filter(|s| end(&s.sighting.packet) == value) {
+        let on_clock = || self.ordered_with(sighting, range);
+        for segment in on_clock().filter(|s| end(&s.sighting.packet).may_be(value)) {
             first = first.min(segment.sighting.time_ns);
             last = last.max(segment.sighting.time_ns);
         }
         !on_clock().any(|s| {
-            end(&s.sighting.packet) != value && s.sighting.time_ns > first && s.sighting.time_ns < last
+            !end(&s.sighting.packet).may_be(value) && s.sighting.time_ns > first && s.sighting.time_ns < last
         })
+    }
+
+    /// Whether the addresses alone would let a sighting join.
+    pub(super) fn has_ends_of(&self, sighting: &Sighting, directory: &(impl Directory + ?Sized)) -> bool {
+        let fits =
+            |values, end, judge| self.fit_end(sighting, self.range, values, end, directory, judge).is_some();
+        fits(self.sources, Endpoint::source, rewrite::judge_source)
+            && fits(self.destinations, Endpoint::destination, rewrite::judge_destination)
+    }
+
+    /// Whether the sender put something into the packet that it does not put into others: an IPv4 id, or a place in a
+    /// stream of bytes or of echoes.
+    pub(super) fn is_numbered(&self) -> bool {
+        self.segments.first().is_some_and(|segment| {
+            let packet = &segment.sighting.packet;
+            has_id(packet)
+                || (packet.protocol == TCP && self.in_stream)
+                || packet.icmp.is_some_and(|header| is_echo(packet.protocol, header.kind))
+        })
+    }
+
+    /// Whether another packet with the same content could have taken its place at a hop: nothing numbers it, and its
+    /// hops are on several nodes, whose records have no order between them.
+    pub(super) fn is_mistakable(&self) -> bool {
+        let Some(first) = self.segments.first().map(|segment| &segment.sighting) else { return false };
+        !has_id(&first.packet)
+            && self.segments.iter().any(|segment| segment.sighting.point.node != first.point.node)
+    }
+
+    /// Whether it was seen on the node of a sighting.
+    pub(super) fn is_on_node_of(&self, sighting: &Sighting) -> bool {
+        self.segments.iter().any(|segment| segment.sighting.point.node == sighting.point.node)
     }
 
     /// The latest time on the clock of a sighting that is not after it.
@@ -226,13 +282,24 @@ impl Segment {
     }
 }
 
+/// Whether an IPv4 id tells the packet from others of the same content.
+pub(super) fn has_id(packet: &Packet) -> bool {
+    packet.source.is_ipv4() && packet.identification != 0
+}
+
+const fn is_echo(protocol: u8, kind: u8) -> bool {
+    matches!((protocol, kind), (1, 0 | 8) | (58, 128 | 129))
+}
+
 /// Content rules: nothing here may look at what only one machine knows.
 pub(super) fn same_content(a: &Packet, a_range: Range, b: &Packet, b_range: Range, overlap: bool) -> bool {
-    if a.protocol != b.protocol
-        || a.source.is_ipv4() != b.source.is_ipv4()
-        || a.fragment != b.fragment
-        || a.icmp.map(|icmp| (icmp.kind, icmp.code)) != b.icmp.map(|icmp| (icmp.kind, icmp.code))
-    {
+    if a.protocol != b.protocol || a.source.is_ipv4() != b.source.is_ipv4() {
+        return false;
+    }
+    if a.fragment.is_some() || b.fragment.is_some() {
+        return same_datagram(a, b);
+    }
+    if a.icmp.map(|icmp| (icmp.kind, icmp.code)) != b.icmp.map(|icmp| (icmp.kind, icmp.code)) {
         return false;
     }
     if a_range.start == b_range.start {
@@ -245,6 +312,10 @@ pub(super) fn same_content(a: &Packet, a_range: Range, b: &Packet, b_range: Rang
         }
     }
     if a.protocol == TCP && (a.acknowledgment != b.acknowledgment || a.tcp_timestamps != b.tcp_timestamps) {
+        return false;
+    }
+    // Window updates differ in nothing else.
+    if a.protocol == TCP && a.payload_length == 0 && b.payload_length == 0 && a.window != b.window {
         return false;
     }
     !overlap || identifications_meet(a, b)

@@ -1,5 +1,11 @@
+mod clocks;
 mod datapaths;
 mod dropped;
 mod encrypted;
+mod fidelity;
+mod fragments;
 mod identity;
+mod nat;
+mod random;
+mod relations;
 mod verdicts;
