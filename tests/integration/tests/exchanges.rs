@@ -52,11 +52,13 @@ fn time_on_the_way(told: &Trajectory) -> u64 {
 fn an_http_request_to_a_service_is_one_exchange_whose_parts_add_up() {
     let lab = lab(Topology::RoutedVxlan).unwrap();
     let tracer = Tracer::new(&lab).unwrap();
-    let _web = lab.pod("httpbin").serve_http(80).unwrap();
+    let web = lab.pod("httpbin").serve_http(80).unwrap();
     let follow = tracer.follow(&["--pod", "curl", "--to", "svc/httpbin"]).unwrap();
 
     let url = format!("http://{}/delay/{DELAY_MS}", web_address(&lab));
     assert_eq!(lab.pod("curl").curl(&url).unwrap().status, 200);
+    // It ends its connections when it ends.
+    drop(web);
     follow.eventually(SOON, "the connection's end, both ways", |told| {
         let is_fin =
             |told: &&Trajectory| told.tcp.as_ref().is_some_and(|tcp| tcp.flags.contains(&"fin".into()));
