@@ -320,7 +320,14 @@ fn judge_verdict(
             let is_there = is_cut || last.map(|(point, _)| point) == said;
             Some(!units.iter().all(arrived) && is_there)
         }
-        "dropped" => Some(!units.iter().all(arrived)),
+        "dropped" => {
+            // What came to its pod may still find no socket there.
+            let after = told.verdict_detail.as_ref().and_then(|detail| detail.after_hop);
+            let is_in_pod = after
+                .and_then(|hop| told.hops.get(hop))
+                .is_some_and(|hop| hop.role == "pod-interface" && hop.direction == "ingress");
+            Some(is_in_pod || !units.iter().all(arrived))
+        }
         _ => None,
     }
 }

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::OFlags;
 use tempfile::TempDir;
+use tracer::stream::Heartbeat;
 use tracer_integration::{fifo, patient, program};
 use tracer_lab::Chance;
 
 use crate::change::{Clock, Pass, changed};
 use crate::judge::{Judgement, judge};
 use crate::record::Recording;
-use crate::stream::Stream;
+use crate::stream::{Item, Stream};
 use crate::told;
 
 /// So many times faster than it was recorded.
@@ -74,7 +75,10 @@ fn follow(recording: &Recording, pieces: &[Vec<Piece>], directory: &Path) -> Res
     let fifos = [fifo(directory, "near")?, fifo(directory, "far")?];
     let (output, errors) = (directory.join("told.json"), directory.join("said.txt"));
     let mut command = Command::new(program()?);
-    command.arg("follow").arg("--inventory").arg(&inventory).arg("--from").arg(&fifos[0]);
+    let reference = directory.join("reference");
+    fs::write(&reference, nobody(recording)?)?;
+    command.arg("follow").arg("--inventory").arg(&inventory).arg("--from").arg(&reference);
+    command.arg("--from").arg(&fifos[0]);
     command.arg("--from").arg(&fifos[1]).args(["-o", "json"]).args(&recording.origin.selection);
     command.stdin(Stdio::null()).stdout(File::create(&output)?).stderr(File::create(&errors)?);
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
@@ -94,6 +98,17 @@ fn follow(recording: &Recording, pieces: &[Vec<Piece>], directory: &Path) -> Res
     written.with_context(|| format!("cannot hand a stream over; tracer said\n{said}"))?;
     ensure!(status.success(), "tracer follow ended with {status}; it said\n{said}");
     Ok(fs::read_to_string(&output)?.lines().map(str::to_owned).collect())
+}
+
+/// A stream of a machine without packets. It comes first, so that its wall clock is the one that others are told by where
+/// packets say how they differ: none say so, and each node's times stay its own, by which the judge knows its records.
+fn nobody(recording: &Recording) -> Result<Vec<u8>> {
+    let mut hello = recording.streams[0].hello.clone();
+    "nobody".clone_into(&mut hello.boot_id);
+    hello.nodes.clear();
+    let beat = Heartbeat { monotonic_ns: hello.monotonic_ns, wall_ns: hello.wall_ns };
+    let items = vec![Item::Heartbeat(beat), Item::End("nothing to tell".to_owned())];
+    Ok(Stream { hello, items, points: Vec::new() }.write()?.concat())
 }
 
 /// Bytes of a stream, and how long after the beginning they are due.
