@@ -92,7 +92,8 @@ pub struct HopRecord {
     /// Big-endian; 0 where the protocol has none.
     pub source_port: [u8; 2],
     pub destination_port: [u8; 2],
-    /// TCP sequence number, SCTP TSN of the first DATA chunk, ICMP echo sequence number.
+    /// TCP sequence number, SCTP TSN of the first DATA chunk, ICMP echo sequence number, ID of a DNS message (UDP port
+    /// 53; RFC 1035, 4.1.1).
     pub sequence: u32,
     /// TCP acknowledgment number.
     pub acknowledgment: u32,

@@ -77,12 +77,7 @@ pub(crate) fn wanted_by<R: Reader>(
 
 #[inline(always)]
 fn datagram(source: [u8; 16], destination: [u8; 16], headers: &Headers) -> Datagram {
-    Datagram {
-        source,
-        destination,
-        identification: headers.identification,
-        protocol: headers.protocol,
-    }
+    Datagram { source, destination, identification: headers.identification, protocol: headers.protocol }
 }
 
 #[inline(always)]

@@ -59,6 +59,9 @@ pub struct FollowArgs {
     /// How to tell it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
+    /// Tell every packet by itself, hop by hop, instead of requests and answers as ladders
+    #[arg(long)]
+    pub packets: bool,
     /// Tell only the summary at the end
     #[arg(short, long)]
     pub quiet: bool,

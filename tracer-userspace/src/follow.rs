@@ -10,11 +10,14 @@
 //! | [`merge`] | `tracer follow --from`: the streams of several machines |
 //! | [`devices`] | the devices of a follow, kept as the machine is |
 //! | [`site`], [`looks`] | the inventory and what this machine has of it, kept up to date |
+//! | `clocks` | what is said of clocks: whose they are, that one was set or stopped |
+//! | [`wall`] | which wall-clock time moments are told as |
 //! | [`teller`] | where finished trajectories go: text or JSON, and the summary |
 //! | [`silence`] | what to say when nothing is seen |
 //! | [`run`], [`signals`] | what ends a run in good order |
 //! | [`points`] | `tracer points` |
 
+mod clocks;
 pub mod devices;
 pub mod event;
 pub mod joining;
@@ -30,4 +33,5 @@ pub mod signals;
 pub mod silence;
 pub mod site;
 pub mod teller;
+pub mod wall;
 mod wanted;

@@ -3,12 +3,16 @@
 //! | module | writes |
 //! |---|---|
 //! | [`text`] | one trajectory as a person would tell it |
+//! | [`estimate`] | a time that is known within a bound |
+//! | [`ladder`] | one exchange as a sequence diagram |
 //! | [`json`] | one trajectory as one line, `tracer.trajectory/v1` |
 //! | [`points`] | every observation point, as a table or as `tracer.points/v1` |
 //! | [`summary`] | at the end: legs, verdicts, losses, as a table or as `tracer.summary/v1` |
 
+pub mod estimate;
 mod histogram;
 pub mod json;
+pub mod ladder;
 pub mod points;
 pub mod summary;
 pub mod text;

@@ -47,6 +47,10 @@ pub struct Hello {
     pub nodes: Vec<String>,
     /// Whether the kernel tells of its drops.
     pub watches_drops: bool,
+    /// CLOCK_MONOTONIC there at the stream's beginning, nanoseconds.
+    pub monotonic_ns: u64,
+    /// CLOCK_REALTIME there at the same moment, nanoseconds since 1970; 0 if not said.
+    pub wall_ns: u64,
 }
 
 /// One message, decoded and checked. Points are named by their number within the stream, and their clock is the stream's.

@@ -24,6 +24,9 @@ usage: cargo xtask COMMAND
   test [FILTER] [--only STEP] [--attach tcx|clsact]
       Everything that CI runs. FILTER: only tests whose name contains it, without lint, doc tests and fuzzing.
       STEP: fmt, clippy, rules, build, unit, doc, fuzz, lab or integration. The last two need root.
+  fidelity [--short] [--seed N] [--scenario NAME] [--topology NAME] [--wire NAME] [--replay DIR] [--save DIR]
+      Real traffic over a wire that loses, delays, doubles and reorders, and what tracer tells of it compared
+      with captures (docs/fidelity.md). --short takes two to three minutes. Needs root.
   lint [--bless]
       The steps fmt, clippy and rules. --bless records the layouts of a new ABI_VERSION.
   fuzz [TARGET] [--seconds N]
@@ -44,6 +47,7 @@ pub(crate) enum Command {
     Help,
     Setup { check: bool },
     Demo { arguments: Vec<OsString> },
+    Fidelity { arguments: Vec<OsString> },
     Test(Options),
     Lint { bless: bool },
     Fuzz { target: Option<String>, seconds: u32 },
@@ -57,6 +61,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             "help" => Ok(Command::Help),
             "setup" => setup(&mut parser),
             "demo" => demo(&mut parser),
+            "fidelity" => fidelity(&mut parser),
             "test" => test(&mut parser),
             "lint" => lint(&mut parser),
             "fuzz" => fuzz(&mut parser),
@@ -87,6 +92,15 @@ fn demo(parser: &mut Parser) -> Result<Command, lexopt::Error> {
     match arguments.first().and_then(|first| first.to_str()) {
         Some("--help" | "-h") => Ok(Command::Help),
         _ => Ok(Command::Demo { arguments }),
+    }
+}
+
+/// The bench judges these itself: it knows its scenarios.
+fn fidelity(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    let arguments = parser.raw_args()?.collect::<Vec<_>>();
+    match arguments.first().and_then(|first| first.to_str()) {
+        Some("--help" | "-h") => Ok(Command::Help),
+        _ => Ok(Command::Fidelity { arguments }),
     }
 }
 

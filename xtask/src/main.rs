@@ -7,6 +7,7 @@
 //! | `demo` | builds and runs the demo |
 //! | `test` | everything that CI runs, in steps |
 //! | `lint` | formatting, clippy and this project's own rules |
+//! | `fidelity` | the fidelity bench: whether what tracer tells is true |
 //! | `fuzz` | bounded runs of the fuzz targets |
 //! | `vm` | the integration tests on other kernels, in virtual machines |
 //! | `cargo`, `process`, `steps` | helpers: cargo's artifacts, commands, timing |
@@ -16,6 +17,7 @@
 mod cargo;
 mod cli;
 mod demo;
+mod fidelity;
 mod fuzz;
 mod lint;
 mod process;
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         }
         Command::Setup { check } => setup::run(check),
         Command::Demo { arguments } => demo::run(&arguments),
+        Command::Fidelity { arguments } => fidelity::run(&arguments),
         Command::Test(options) => test::run(&options),
         Command::Lint { bless } => lint::run(bless),
         Command::Vm(options) => vm::run(&options),

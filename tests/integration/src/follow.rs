@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::told::{Line, Summary, Trajectory};
+use crate::told::{Exchange, Line, Summary, Trajectory};
 use crate::tracer::patient;
 
 /// Loading the programs takes a second or two in a debug build on a busy machine.
@@ -29,6 +29,8 @@ pub struct Follow {
 pub struct Report {
     /// In the order of output; empty in text mode.
     pub trajectories: Vec<Trajectory>,
+    /// In the order of output; empty in text mode and with `--packets`.
+    pub exchanges: Vec<Exchange>,
     /// `None` in text mode, and after a kill.
     pub summary: Option<Summary>,
     /// The raw lines.
@@ -111,6 +113,25 @@ impl Follow {
         heard.trajectories.clone()
     }
 
+    /// Waits until `condition` holds for all lines of output, and returns them. `rule` says what it stands for.
+    ///
+    /// # Panics
+    /// When it does not hold within `deadline`; with what was told and said instead.
+    #[track_caller]
+    pub fn eventually_prints(
+        &self,
+        deadline: Duration,
+        rule: &str,
+        condition: impl Fn(&[String]) -> bool,
+    ) -> Vec<String> {
+        let deadline = patient(deadline);
+        let heard = self.streams.wait_until(deadline, |heard| condition(&heard.stdout) || heard.open == 0);
+        let (holds, stdout, what) = (condition(&heard.stdout), heard.stdout.clone(), heard.in_words());
+        drop(heard);
+        assert!(holds, "not within {deadline:?}: {rule}\n{what}");
+        stdout
+    }
+
     /// Waits until a line of stderr satisfies `condition`, and returns it.
     ///
     /// # Panics
@@ -170,8 +191,8 @@ impl Follow {
         if let Some(problem) = heard.problems.first() {
             bail!("{problem}");
         }
-        let Heard { trajectories, summary, stdout, stderr, .. } = heard;
-        Ok(Report { trajectories, summary, stdout, stderr, exit })
+        let Heard { trajectories, exchanges, summary, stdout, stderr, .. } = heard;
+        Ok(Report { trajectories, exchanges, summary, stdout, stderr, exit })
     }
 }
 
@@ -224,6 +245,7 @@ struct Heard {
     stdout: Vec<String>,
     stderr: Vec<String>,
     trajectories: Vec<Trajectory>,
+    exchanges: Vec<Exchange>,
     summary: Option<Summary>,
     /// Lines that look like JSON and are not as documented.
     problems: Vec<String>,
@@ -307,6 +329,7 @@ impl Heard {
         if line.starts_with('{') {
             match Line::parse(&line) {
                 Ok(Line::Trajectory(trajectory)) => self.trajectories.push(*trajectory),
+                Ok(Line::Exchange(exchange)) => self.exchanges.push(*exchange),
                 Ok(Line::Summary(summary)) => self.summary = Some(summary),
                 Err(error) => self.problems.push(format!("{error:#}: {line}")),
             }

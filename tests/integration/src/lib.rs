@@ -24,8 +24,8 @@ pub use crate::points::{
     kernel_has_program, kernel_version, run_in, tc_filters, url, wait_until,
 };
 pub use crate::told::{
-    Address, DropDetail, Encapsulation, End, HookCounts, Hop, Icmp, Leg, Losses, Missing, PacketCounts,
-    Stream, Summary, Tcp, Trajectory, Verdict, VerdictDetail,
+    Address, DropDetail, Encapsulation, End, Exchange, HookCounts, Hop, Icmp, Latency, Leg, Losses, Missing,
+    PacketCounts, Stream, Summary, Tcp, Times, Trajectory, Verdict, VerdictDetail,
 };
 pub use crate::tracer::{Attach, Tracer, attach, fact, lab, patient, program, run_to_its_end};
 pub use crate::truth::{ECHO_WEB_AND_DNS, Seen, Transport, Watch, Watched, Way};

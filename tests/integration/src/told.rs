@@ -132,6 +132,54 @@ pub struct Icmp {
     pub seq: u16,
 }
 
+/// `tracer.exchange/v1`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Exchange {
+    pub id: u64,
+    pub kind: String,
+    pub protocol: Option<String>,
+    pub outcome: String,
+    pub ending: String,
+    pub previous: Option<u64>,
+    pub requester: End,
+    pub addressed: End,
+    pub responder: End,
+    pub start_time_ns: Option<u64>,
+    pub packets: Vec<ExchangePacket>,
+    pub left_out: u64,
+    pub handshake: Option<Times>,
+    pub times: Option<Times>,
+    pub times_unknown: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ExchangePacket {
+    pub id: u64,
+    pub role: String,
+    pub from_requester: bool,
+    pub offset_ns: Option<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Times {
+    pub total_ns: u64,
+    pub resent_ns: u64,
+    pub there: Option<Latency>,
+    pub application_ns: Option<u64>,
+    pub beyond_ns: Option<u64>,
+    pub beyond: Option<String>,
+    pub back: Option<Latency>,
+    pub paths: Option<Latency>,
+    pub split_unknown: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Latency {
+    pub latency_ns: Option<u64>,
+    pub latency_error_ns: Option<u64>,
+    pub latency_unknown: Option<String>,
+}
+
 /// `tracer.summary/v1`, without the figures per leg.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Summary {
@@ -196,6 +244,7 @@ impl Losses {
 #[derive(Clone, Debug)]
 pub(crate) enum Line {
     Trajectory(Box<Trajectory>),
+    Exchange(Box<Exchange>),
     Summary(Summary),
 }
 
@@ -207,6 +256,9 @@ impl Line {
         match value["schema"].as_str() {
             Some("tracer.trajectory/v1") => {
                 Ok(Self::Trajectory(serde_json::from_value(value).context("not as documented")?))
+            }
+            Some("tracer.exchange/v1") => {
+                Ok(Self::Exchange(serde_json::from_value(value).context("not as documented")?))
             }
             Some("tracer.summary/v1") => {
                 Ok(Self::Summary(serde_json::from_value(value).context("not as documented")?))
@@ -230,6 +282,14 @@ impl Trajectory {
             && self.hops.len() == self.expected_hops
             && self.lost_records == 0
             && self.missing.iter().all(|missing| missing.explained)
+    }
+}
+
+impl Exchange {
+    /// Ids of its packets with this role.
+    #[must_use]
+    pub fn with_role(&self, role: &str) -> Vec<u64> {
+        self.packets.iter().filter(|packet| packet.role == role).map(|packet| packet.id).collect()
     }
 }
 

@@ -288,7 +288,7 @@ fn a_closed_stderr_does_no_harm() {
     assert_eq!(end_of(&mut child).code(), Some(0));
     let mut told = String::new();
     child.stdout.take().unwrap().read_to_string(&mut told).unwrap();
-    assert_eq!(told.lines().count(), 3, "two packets and the summary: {told}");
+    assert_eq!(told.lines().count(), 4, "two packets, their exchange and the summary: {told}");
     assert!(site.tracer.hooked().ours.is_empty());
 }
 
@@ -299,7 +299,7 @@ fn json_is_all_that_stdout_gets_and_every_line_is_an_object() {
     site.ping(2);
     let report = follow.until_its_end().unwrap();
 
-    assert_eq!(report.stdout.len(), 5, "{:?}", report.stdout);
+    assert_eq!(report.stdout.len(), 7, "{:?}", report.stdout);
     let schemas: Vec<String> = report
         .stdout
         .iter()
@@ -307,8 +307,21 @@ fn json_is_all_that_stdout_gets_and_every_line_is_an_object() {
             serde_json::from_str::<serde_json::Value>(line).unwrap()["schema"].as_str().unwrap().to_owned()
         })
         .collect();
-    assert_eq!(schemas[..4], ["tracer.trajectory/v1"; 4]);
-    assert_eq!(schemas[4], "tracer.summary/v1", "the summary is last, and there is one");
+    let count = |schema: &str| schemas.iter().filter(|other| *other == schema).count();
+    assert_eq!((count("tracer.trajectory/v1"), count("tracer.exchange/v1")), (4, 2));
+    assert_eq!(schemas[6], "tracer.summary/v1", "the summary is last, and there is one");
+}
+
+#[test]
+fn json_of_packets_alone_and_of_the_summary_alone_has_nothing_else() {
+    let site = Site::new();
+    let follow = |arguments: &[&str]| site.tracer.follow(&[&ICMP[..], &["--count", "2"], arguments].concat());
+    let (packets, quiet) = (follow(&["--packets"]).unwrap(), follow(&["--quiet"]).unwrap());
+    site.ping(1);
+    let (packets, quiet) = (packets.until_its_end().unwrap(), quiet.until_its_end().unwrap());
+
+    assert_eq!((packets.trajectories.len(), packets.exchanges.len(), packets.stdout.len()), (2, 0, 3));
+    assert_eq!((quiet.summary().packets.total, quiet.stdout.len()), (2, 1));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::plan::{
 };
 use crate::service;
 use crate::topology::{self, Datapath};
-use crate::wire;
+use crate::wire::{self, Relay};
 
 /// Two nodes and their pods in network namespaces, joined by a wire. Dropping it removes everything.
 pub struct Lab {
@@ -30,6 +30,7 @@ pub struct Lab {
     pods: Vec<Pod>,
     services: Vec<Service>,
     datapath: Box<dyn Datapath>,
+    relay: Option<Relay>,
     births: u8,
 }
 
@@ -96,7 +97,7 @@ impl Lab {
     }
 
     fn build_here(topology: Topology, options: Options, only: Option<(&str, &str)>) -> Result<Self> {
-        let Options { stand_ins, kube_proxy } = options;
+        let Options { stand_ins, kube_proxy, wire } = options;
         netns::sweep();
         if let Some(lack) = topology.lacking()? {
             bail!("cannot build topology {topology}: {lack}");
@@ -113,8 +114,9 @@ impl Lab {
                 Ok(Node { plan: Arc::new(plan.clone()), netns, nic: wire::NIC })
             })
             .collect::<Result<Vec<_>>>()?;
+        let mut relay = None;
         match only {
-            None => wire::connect(&nodes[0], &nodes[1])?,
+            None => relay = wire::connect(&nodes[0], &nodes[1], wire, &prefix)?,
             Some((_, nic)) => {
                 for node in nodes.iter_mut().filter(|node| node.is_here()) {
                     node.nic = wire::adopt(node, nic)?;
@@ -130,6 +132,7 @@ impl Lab {
             pods: Vec::new(),
             services: reference_services(),
             datapath,
+            relay,
             births: 0,
         };
         for plan in reference_pods(topology) {
@@ -153,6 +156,12 @@ impl Lab {
     #[must_use]
     pub fn topology(&self) -> Topology {
         self.topology
+    }
+
+    /// The wire between the nodes, where it is a relay.
+    #[must_use]
+    pub fn relay(&self) -> Option<&Relay> {
+        self.relay.as_ref()
     }
 
     /// The nodes: `telekom-xwkb3` with curl, then `telekom-xwkb8` with httpbin.

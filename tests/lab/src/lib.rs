@@ -24,7 +24,7 @@
 //! | `plan` | names, addresses and MAC addresses; Services |
 //! | `lab` | the lab, its nodes and pods |
 //! | `netns`, `netlink` | namespaces, and what is configured in them |
-//! | `wire`, `topology` | the wire between the nodes; one file per kind of CNI |
+//! | `wire`, `topology` | the wire between the nodes, which may lose and delay; one file per kind of CNI |
 //! | `service` | what kube-proxy makes of Services, in each of its modes |
 //! | `traffic` | curl, HTTP, DNS, ping, UDP floods |
 //! | `capture` | what really passed every device |
@@ -54,8 +54,9 @@ pub use crate::fault::{Fault, Injected};
 pub use crate::foreign::{Direction, Foreign, ForeignHook, ForeignProgram, ForeignVerdict};
 pub use crate::lab::{Lab, Node, Pod, Redirection};
 pub use crate::netns::Netns;
-pub use crate::options::{KubeProxy, Options, StandIns, Topology};
+pub use crate::options::{KubeProxy, Options, StandIns, Topology, Wire};
 pub use crate::plan::{Mac, Protocol, Service, ServicePort};
 pub use crate::traffic::{
     CurlOutput, DnsRecords, DnsServer, Flood, HttpServer, PingReport, RecordType, UdpSink,
 };
+pub use crate::wire::{Arrival, Chance, Departure, Fate, Impairment, Relay, RelayLog, RelayOptions};

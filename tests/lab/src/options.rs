@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::wire::RelayOptions;
+
 /// How the nodes' datapath is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -141,12 +143,29 @@ impl fmt::Display for KubeProxy {
     }
 }
 
+/// What is between the nodes' NICs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Wire {
+    /// A veth pair: quick and without fault.
+    #[default]
+    Veth,
+    /// A program that can delay, lose, double and reorder frames; [`crate::Lab::relay`] is it.
+    Relay(RelayOptions),
+}
+
 /// What can be chosen besides the topology; see [`crate::Lab::build_with`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Topologies without stand-ins are the same with each.
     pub stand_ins: StandIns,
     pub kube_proxy: KubeProxy,
+    pub wire: Wire,
+}
+
+impl From<Wire> for Options {
+    fn from(wire: Wire) -> Self {
+        Self { wire, ..Self::default() }
+    }
 }
 
 impl From<StandIns> for Options {

@@ -1,13 +1,22 @@
 //! The wire between the nodes' NICs.
 //!
-//! It is a veth pair, and a veth hands over whatever the stack gives it: packets of 64 KiB that no real wire
+//! It is a veth pair or, on demand, two with a relay between them ([`relay`]). A veth pair is quick, and a veth hands over whatever the stack gives it: packets of 64 KiB that no real wire
 //! carries. With `gso_max_segs 1` the stack cuts them before the device. Nothing merges them again at the other
 //! NIC; the tunnel device there does.
+
+mod impairment;
+mod port;
+mod relay;
 
 use anyhow::Result;
 
 use crate::lab::Node;
 use crate::netlink::{self, End, Route};
+use crate::netns::Netns;
+use crate::options::Wire;
+
+pub use self::impairment::{Chance, Impairment};
+pub use self::relay::{Arrival, Departure, Fate, Relay, RelayLog, RelayOptions};
 
 /// Interface index of `eth0` on every node, the lowest that the lab gives. The kernel gives those below to the devices
 /// that tunnels' modules put into every new namespace (`tunl0`, `sit0`, `ip6tnl0`, `gre0`, ...).
@@ -16,8 +25,23 @@ pub(crate) const NIC: u32 = 20;
 /// MTU of the wire.
 const MTU: u32 = 1500;
 
-/// Gives both nodes an `eth0` with addresses, and makes them routers.
-pub(crate) fn connect(a: &Node, b: &Node) -> Result<()> {
+/// Gives both nodes an `eth0` with addresses, and makes them routers. A relay lives in a namespace that is called
+/// `prefix`-wire.
+pub(crate) fn connect(a: &Node, b: &Node, wire: Wire, prefix: &str) -> Result<Option<Relay>> {
+    let relay = match wire {
+        Wire::Veth => {
+            add_pair(a, b)?;
+            None
+        }
+        Wire::Relay(options) => {
+            Some(Relay::connect([a, b], options, Netns::create(&format!("{prefix}-wire"))?)?)
+        }
+    };
+    [a, b].into_iter().try_for_each(|node| configure(node, NIC))?;
+    Ok(relay)
+}
+
+fn add_pair(a: &Node, b: &Node) -> Result<()> {
     let end = |node| {
         let node: &Node = node;
         End {
@@ -30,8 +54,7 @@ pub(crate) fn connect(a: &Node, b: &Node) -> Result<()> {
         }
     };
     let (near, far) = (end(a), end(b));
-    netlink::in_netns(a.netns(), async |link| link.add_veth(&near, &far).await)?;
-    [a, b].into_iter().try_for_each(|node| configure(node, NIC))
+    netlink::in_netns(a.netns(), async |link| link.add_veth(&near, &far).await)
 }
 
 /// Makes a device of this thread's namespace, behind which the other node is, the node's `eth0`. Returns its index,

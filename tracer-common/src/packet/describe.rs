@@ -119,7 +119,13 @@ impl Headers {
         }
         match self.protocol {
             PROTOCOL_TCP => self.tcp_fields(reader, record),
-            PROTOCOL_UDP => Ok(at + 8),
+            PROTOCOL_UDP => {
+                // A datagram may end behind its header.
+                if is_dns(record) && at + 10 <= self.end {
+                    record.sequence = u32::from(reader.u16(at + 8).ok_or(ParseError::Truncated)?);
+                }
+                Ok(at + 8)
+            }
             PROTOCOL_ICMP | PROTOCOL_ICMPV6 => self.icmp_fields(reader, record).ok_or(ParseError::Truncated),
             PROTOCOL_SCTP => {
                 // A packet that ends behind the common header may have padding there.
@@ -217,6 +223,13 @@ const fn clear_transport(record: &mut HopRecord) {
 #[inline(always)]
 const fn has_ports(protocol: u32) -> bool {
     matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP)
+}
+
+/// Whether a datagram is to or from the port of DNS (RFC 1035, 4.2.1).
+#[inline(always)]
+const fn is_dns(record: &HopRecord) -> bool {
+    const DNS: u16 = 53;
+    u16::from_be_bytes(record.source_port) == DNS || u16::from_be_bytes(record.destination_port) == DNS
 }
 
 #[inline(always)]

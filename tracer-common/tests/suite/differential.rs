@@ -100,7 +100,14 @@ impl Order {
         }
         record.payload_length = self.payload.len() as u32;
         match &self.above {
-            Above::Udp(source, destination) => set_ports(&mut record, *source, *destination),
+            Above::Udp(source, destination) => {
+                set_ports(&mut record, *source, *destination);
+                if let (true, [first, second, ..]) =
+                    (*source == 53 || *destination == 53, self.payload.as_slice())
+                {
+                    record.sequence = u16::from_be_bytes([*first, *second]).into();
+                }
+            }
             Above::Tcp(header, timestamps) => {
                 set_ports(&mut record, header.source_port, header.destination_port);
                 record.sequence = header.sequence_number;

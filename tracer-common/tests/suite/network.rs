@@ -26,6 +26,8 @@ fn ethernet_with_ipv4_gives_every_field_of_the_header() {
         destination: mapped([10, 244, 2, 9]),
         source_port: 5353_u16.to_be_bytes(),
         destination_port: 53_u16.to_be_bytes(),
+        // "wh", where a DNS message has its ID.
+        sequence: 0x7768,
         identification: 0x1234,
         payload_length: 19,
         version: 4,
@@ -50,6 +52,8 @@ fn ethernet_with_ipv6_gives_every_field_of_the_header() {
         destination: ip.destination,
         source_port: 5353_u16.to_be_bytes(),
         destination_port: 53_u16.to_be_bytes(),
+        // "wh", where a DNS message has its ID.
+        sequence: 0x7768,
         payload_length: 19,
         version: 6,
         protocol: 17,

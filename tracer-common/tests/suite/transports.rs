@@ -105,6 +105,20 @@ fn udp_has_ports_and_the_payload_that_ip_says() {
 }
 
 #[test]
+fn a_datagram_to_or_from_port_53_has_the_id_of_its_dns_message_and_no_other_has() {
+    let sequence = |source, destination, payload: &[u8]| {
+        let datagram = udp(source, destination, 0, payload);
+        observe::ip(&V4::default().around(UDP, &datagram)).unwrap().sequence
+    };
+    let message = [0xbe, 0xef, 1, 0, 0, 1, 0, 0];
+
+    assert_eq!(sequence(40_000, 53, &message), 0xbeef);
+    assert_eq!(sequence(53, 40_000, &message), 0xbeef);
+    assert_eq!(sequence(40_000, 5353, &message), 0);
+    assert_eq!(sequence(40_000, 53, &message[..1]), 0, "no payload has no ID");
+}
+
+#[test]
 fn echo_requests_and_replies_have_identifier_and_sequence() {
     let v4 = |kind| V4::default().around(ICMP, &echo(kind, 1, 0x4242, 7, b"0123456789"));
     let v6 = |kind| V6::default().around(ICMPV6, &echo(kind, 1, 0x4242, 7, b"0123456789"));

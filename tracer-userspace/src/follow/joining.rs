@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::clocks::{self, ClockNodes};
 use super::event::Event;
 use super::select::Selection;
 use super::silence;
@@ -28,6 +29,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 pub struct Joining {
     correlator: Correlator<Names>,
     teller: Teller,
+    nodes: ClockNodes,
     last_told: Instant,
     /// The observer's time, CLOCK_MONOTONIC of this machine.
     now_ns: u64,
@@ -58,18 +60,38 @@ impl Joining {
     pub fn with(teller: Teller, selection: &Selection, names: Names, now_ns: u64) -> Self {
         let config = CorrelatorConfig { scopes: vec![scope_of(selection)], ..CorrelatorConfig::default() };
         let correlator = Correlator::new(config, names);
-        Self { correlator, teller, last_told: Instant::now(), now_ns, judged_ns: now_ns }
+        Self {
+            correlator,
+            teller,
+            nodes: ClockNodes::default(),
+            last_told: Instant::now(),
+            now_ns,
+            judged_ns: now_ns,
+        }
     }
 
-    /// What to add to times of a clock for the wall clock beside it.
-    pub fn set_wall_clock(&mut self, clock: ClockId, offset_ns: i128) {
-        self.teller.set_wall_clock(clock, offset_ns);
+    /// Takes in what a clock and the wall clock beside it show at one moment, nanoseconds; says so if that was set.
+    pub fn hear_wall_clock(&mut self, clock: ClockId, monotonic_ns: u64, wall_ns: u64) {
+        let Some(step_ns) = self.teller.wall_clocks().hear(clock, monotonic_ns, wall_ns) else { return };
+        let by = clocks::apart(step_ns, "ahead", "back");
+        notice(&format!(
+            "note: the wall clock of {} was set {by}; the times told go on as before",
+            self.nodes.of(clock)
+        ));
+    }
+
+    /// Tells times of all clocks by the wall clock beside this one, as far as the difference is known.
+    pub fn tell_times_of(&mut self, clock: ClockId) {
+        self.teller.wall_clocks().set_reference(clock);
     }
 
     /// Takes in what was observed.
     pub fn take(&mut self, event: Event) {
         match event {
-            Event::Point { point, since_ns } => self.correlator.add_point(point, since_ns),
+            Event::Point { point, since_ns } => {
+                self.nodes.learn(&point);
+                self.correlator.add_point(point, since_ns);
+            }
             Event::PointGone(id) => self.correlator.remove_point(id),
             Event::Sighting(sighting) => self.correlator.push(sighting),
             Event::WatchesDrops { node } => self.correlator.watch_drops(&node),
@@ -100,6 +122,7 @@ impl Joining {
         let mut finished = Vec::new();
         let emit = &mut |trajectory| finished.push(trajectory);
         self.correlator.advance_and_judge(self.now_ns, self.judged_ns, emit);
+        self.nodes.note_contradictions(self.correlator.clocks());
         self.tell(finished)
     }
 
@@ -143,11 +166,14 @@ impl Joining {
     }
 
     fn tell(&mut self, finished: Vec<Trajectory>) -> Result<(), Failure> {
+        self.teller.tell_exchanges(self.judged_ns)?;
         for trajectory in finished {
             if self.teller.is_enough() {
                 break;
             }
-            self.teller.tell(&trajectory)?;
+            let wall_clocks = self.teller.wall_clocks();
+            self.nodes.align(self.correlator.clocks(), wall_clocks, &trajectory);
+            self.teller.tell(trajectory)?;
             self.last_told = Instant::now();
         }
         self.teller.flush()

@@ -10,7 +10,7 @@ use super::observation::{Observation, extent, prepare};
 use super::run::{Ending, block_on, ticks, wait_for_end};
 use super::signals::Interrupted;
 use super::silence;
-use super::site::{monotonic_ns, wall_clock_offset_ns};
+use super::site::{both_clocks_ns, monotonic_ns};
 use crate::app::{Failure, notice};
 use crate::cli::FollowArgs;
 use crate::trajectory::model::ClockId;
@@ -26,7 +26,7 @@ pub fn run(args: &FollowArgs) -> Result<(), Failure> {
         let interrupted = Interrupted::listen()?;
         let mut joining =
             Joining::new(args, &prepared.selection, prepared.site.names().clone(), monotonic_ns());
-        joining.set_wall_clock(ClockId(0), wall_clock_offset_ns().into());
+        hear_wall_clock(&mut joining);
         let mut observation =
             Observation::start(prepared, &args.selection, &args.hooks, &mut |event| joining.take(event))?;
         notice(&format!(
@@ -56,6 +56,7 @@ async fn until_the_end(
             biased;
             ending = &mut end => return Ok(ending),
             _ = tick.tick() => {
+                hear_wall_clock(joining);
                 // Of the packets finished when the ring was last empty. Their records come first: who reads our output may
                 // have held us up for long, and a packet whose other records wait somewhere is not overdue.
                 let judged_until_ns = observation.read_until_ns();
@@ -69,6 +70,11 @@ async fn until_the_end(
             return Ok(Ending::Done);
         }
     }
+}
+
+fn hear_wall_clock(joining: &mut Joining) {
+    let (monotonic_ns, wall_ns) = both_clocks_ns();
+    joining.hear_wall_clock(ClockId(0), monotonic_ns, wall_ns);
 }
 
 fn account<'a>(observation: &'a Observation<'_>) -> Account<'a> {

@@ -11,6 +11,8 @@
 //! verdicts and makes no false losses. One that is silent for [`SILENT`] holds nobody up any more; its points count as
 //! not observed until it speaks again.
 //!
+//! **Wall-clock time** is told by the wall clock of the first stream, see [`super::wall`].
+//!
 //! **Recordings** (regular files) are read to their end without time passing, in step, a heartbeat of each at a time.
 
 mod progress;
@@ -202,8 +204,7 @@ impl<'a> Merge<'a> {
                 let stream = &mut self.streams[index];
                 stream.progress.beat(heartbeat.monotonic_ns, monotonic_ns());
                 if let Some(clock) = stream.clock {
-                    let offset_ns = i128::from(heartbeat.wall_ns) - i128::from(heartbeat.monotonic_ns);
-                    self.joining.set_wall_clock(clock, offset_ns);
+                    self.joining.hear_wall_clock(clock, heartbeat.monotonic_ns, heartbeat.wall_ns);
                 }
                 self.announce_if_ready();
             }
@@ -229,6 +230,12 @@ impl<'a> Merge<'a> {
                 self.drop_tellers.entry((clock, node.clone())).or_insert(index);
                 self.joining.take(Event::WatchesDrops { node: node.as_str().into() });
             }
+        }
+        if index == 0 {
+            self.joining.tell_times_of(clock);
+        }
+        if hello.wall_ns > 0 {
+            self.joining.hear_wall_clock(clock, hello.monotonic_ns, hello.wall_ns);
         }
         let stream = &mut self.streams[index];
         stream.clock = Some(clock);

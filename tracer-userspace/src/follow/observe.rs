@@ -12,7 +12,7 @@ use super::observation::{Observation, extent, prepare};
 use super::run::{Ending, block_on, ticks, wait_for_end};
 use super::signals::Interrupted;
 use super::silence;
-use super::site::{monotonic_ns, wall_clock_offset_ns};
+use super::site::{both_clocks_ns, monotonic_ns};
 use crate::app::{Failure, notice};
 use crate::cli::ObserveArgs;
 use crate::stream::write::StreamWriter;
@@ -89,8 +89,6 @@ struct Telling {
     writer: StreamWriter<StdoutLock<'static>>,
     /// Why the last event could not be written.
     failed: io::Result<()>,
-    /// Taken once, so that it does not jump when the wall clock is set.
-    wall_clock_offset_ns: u64,
     beaten: Instant,
     counts: Counts,
 }
@@ -102,17 +100,19 @@ impl Telling {
                 "cannot tell whose clock this is: /proc/sys/kernel/random/boot_id: {error}"
             ))
         })?;
+        let (monotonic_ns, wall_ns) = both_clocks_ns();
         let hello = Hello {
             tracer: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
             boot_id: boot_id.trim().to_owned(),
             nodes: observation.nodes().iter().map(ToString::to_string).collect(),
             watches_drops: observation.watches_drops(),
+            monotonic_ns,
+            wall_ns,
         };
         Ok(Self {
             writer: StreamWriter::begin(io::stdout().lock(), hello)?,
             failed: Ok(()),
-            wall_clock_offset_ns: wall_clock_offset_ns(),
             beaten: Instant::now(),
             counts: Counts::default(),
         })
@@ -164,7 +164,8 @@ impl Telling {
             self.writer.counts(&counts)?;
             self.counts = counts;
         }
-        let wall_ns = now_ns.saturating_add(self.wall_clock_offset_ns);
+        let (monotonic_ns, wall_ns) = both_clocks_ns();
+        let wall_ns = wall_ns.saturating_sub(monotonic_ns.saturating_sub(now_ns));
         self.writer.heartbeat(Heartbeat { monotonic_ns: now_ns, wall_ns })?;
         self.beaten = Instant::now();
         Ok(self.writer.flush()?)

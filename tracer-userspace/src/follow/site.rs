@@ -18,14 +18,18 @@ pub fn monotonic_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::Monotonic))
 }
 
-/// What to add to a time of CLOCK_MONOTONIC for the wall clock, nanoseconds since 1970. Taken once a run, so that
-/// times do not jump when the wall clock is set.
+/// What CLOCK_MONOTONIC and the wall clock (nanoseconds since 1970) show at one moment; of three readings the one that
+/// was least interrupted.
 #[must_use]
-pub fn wall_clock_offset_ns() -> u64 {
-    let before = monotonic_ns();
-    let wall = nanoseconds(clock_gettime(ClockId::Realtime));
-    let after = monotonic_ns();
-    wall.saturating_sub(before + (after - before) / 2)
+pub fn both_clocks_ns() -> (u64, u64) {
+    let read = || {
+        let before = monotonic_ns();
+        let wall = nanoseconds(clock_gettime(ClockId::Realtime));
+        let took = monotonic_ns() - before;
+        (took, before + took / 2, wall)
+    };
+    let (_, monotonic, wall) = read().min(read()).min(read());
+    (monotonic, wall)
 }
 
 fn nanoseconds(time: rustix::time::Timespec) -> u64 {

@@ -1,5 +1,7 @@
 //! One trajectory as one line of JSON, `tracer.trajectory/v1`; `docs/json.md` describes every field. These types
-//! are the format, kept apart from the model so that the model can change.
+//! are the format, kept apart from the model so that the model can change. An exchange is a line of its own (`exchange`).
+
+mod exchange;
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -12,6 +14,9 @@ use crate::trajectory::model::{
     DeviceRole, Direction, Directory, DropSighting, Dropped, Encapsulation, Hop, Latency, Leg, MissingHop,
     Owner, Packet, Trajectory, Verdict,
 };
+
+pub(crate) use exchange::kind;
+pub use exchange::write_exchange;
 
 /// The version of the format; it changes when a field changes its meaning or goes.
 pub const SCHEMA: &str = "tracer.trajectory/v1";
@@ -81,6 +86,7 @@ struct HopObject<'a> {
     ifindex: u32,
     direction: &'static str,
     time_ns: u64,
+    monotonic_ns: u64,
     src: AddressObject,
     dst: AddressObject,
     ttl: u8,
@@ -179,12 +185,17 @@ pub fn write_trajectory(
 }
 
 fn leg(leg: &Leg) -> LegObject {
-    let (latency_ns, latency_error_ns, latency_unknown) = match leg.latency {
+    let (latency_ns, latency_error_ns, latency_unknown) = latency(leg.latency);
+    LegObject { from: leg.from, to: leg.from + 1, latency_ns, latency_error_ns, latency_unknown }
+}
+
+/// Nanoseconds, their error, and why there are none.
+fn latency(latency: Latency) -> (Option<u64>, Option<u64>, Option<&'static str>) {
+    match latency {
         Latency::Exact { ns } => (Some(ns), Some(0), None),
         Latency::Estimated { ns, error_ns } => (Some(ns), Some(error_ns), None),
         Latency::Unknown(why) => (None, None, Some(why.reason())),
-    };
-    LegObject { from: leg.from, to: leg.from + 1, latency_ns, latency_error_ns, latency_unknown }
+    }
 }
 
 fn verdict<'a>(
@@ -277,6 +288,7 @@ fn hop<'a>(hop: &'a Hop, wall_clock: WallClock<'_>) -> HopObject<'a> {
             Direction::Egress => "egress",
         },
         time_ns: wall_clock(point.clock, hop.time_ns),
+        monotonic_ns: hop.time_ns,
         src: AddressObject { ip: packet.source, port: packet.ports.map(|ports| ports.0) },
         dst: AddressObject { ip: packet.destination, port: packet.ports.map(|ports| ports.1) },
         ttl: packet.ttl,

@@ -1,56 +1,22 @@
-//! What a run showed as a whole: legs, verdicts, losses. Memory is bounded: one histogram per leg, and a limit on
-//! the number of legs.
+//! What a run showed as a whole: exchanges, legs, verdicts, losses. Memory is bounded: one histogram per leg and one per
+//! kind of exchange, and a limit on the number of legs.
 
-use std::collections::{BTreeMap, HashMap};
+mod exchanges;
+mod legs;
+
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::sync::Arc;
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::output::histogram::{Histogram, RELATIVE_ERROR};
-use crate::output::text::duration;
-use crate::trajectory::model::{DeviceRole, Direction, Latency, ObservationPoint, Trajectory, Verdict};
+use crate::output::histogram::RELATIVE_ERROR;
+use crate::output::summary::exchanges::{ExchangeFigures, ExchangesLine};
+use crate::output::summary::legs::{LegLine, Legs, LostLine};
+use crate::trajectory::exchange::Exchange;
+use crate::trajectory::model::{Trajectory, Verdict};
 
 /// The version of the JSON form.
 pub const SCHEMA: &str = "tracer.summary/v1";
-
-/// Most different legs that have figures of their own.
-const MAX_LEGS: usize = 512;
-
-/// One end of a leg. Devices of pods go by role, so that many pods of a node share their legs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct LegEnd {
-    node: Arc<str>,
-    role: DeviceRole,
-    device: Option<Arc<str>>,
-    direction: Direction,
-}
-
-impl LegEnd {
-    fn of(point: &ObservationPoint) -> Self {
-        let named = !matches!(point.role, DeviceRole::PodInterface | DeviceRole::PodPeer);
-        Self {
-            node: point.node.clone(),
-            role: point.role,
-            device: named.then(|| point.device.clone()),
-            direction: point.direction,
-        }
-    }
-
-    fn name(&self) -> String {
-        let device = match (&self.device, self.role) {
-            (Some(device), _) => device,
-            (None, DeviceRole::PodInterface) => "pod's interface",
-            (None, _) => "pod's veth peer",
-        };
-        let direction = match self.direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        };
-        format!("{} {device} {direction}", self.node)
-    }
-}
 
 /// What was lost or left out on the way from kernel to output, by stage. All zero means that the answer is whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -88,20 +54,11 @@ pub struct StreamEnd {
 /// Packets at all hooks by outcome: stable name and count. Their sum is what passed the hooks.
 pub type HookCounts = [(&'static str, u64)];
 
-#[derive(Default)]
-struct LegFigures {
-    /// Legs are listed in the order in which they were first passed, which is mostly that of the way.
-    rank: usize,
-    histogram: Histogram,
-    /// Times that the leg was passed but its ends have clocks that cannot be compared.
-    unknown: u64,
-}
-
 /// Collects what is shown at the end of a run.
 #[derive(Default)]
 pub struct Summary {
-    legs: HashMap<(LegEnd, LegEnd), LegFigures>,
-    other_legs: u64,
+    legs: Legs,
+    exchanges: ExchangeFigures,
     delivered: u64,
     dropped: u64,
     lost: u64,
@@ -121,34 +78,18 @@ impl Summary {
         }
         self.ambiguous += u64::from(trajectory.ambiguous.is_some());
         self.retransmissions += u64::from(trajectory.retransmission_of.is_some());
-        for leg in &trajectory.legs {
-            let (Some(from), Some(to)) = (trajectory.hops.get(leg.from), trajectory.hops.get(leg.from + 1))
-            else {
-                continue;
-            };
-            let key = (LegEnd::of(&from.point), LegEnd::of(&to.point));
-            if self.legs.len() >= MAX_LEGS && !self.legs.contains_key(&key) {
-                self.other_legs += 1;
-                continue;
-            }
-            let rank = self.legs.len();
-            let figures =
-                self.legs.entry(key).or_insert_with(|| LegFigures { rank, ..LegFigures::default() });
-            match leg.latency {
-                Latency::Exact { ns } | Latency::Estimated { ns, .. } => figures.histogram.record(ns),
-                Latency::Unknown(_) => figures.unknown += 1,
-            }
+        self.legs.add(trajectory);
+    }
+
+    /// Takes in one exchange, if it has ended.
+    pub fn add_exchange(&mut self, exchange: &Exchange) {
+        if exchange.ending.is_some() {
+            self.exchanges.add(exchange);
         }
     }
 
     fn total(&self) -> u64 {
         self.delivered + self.dropped + self.lost + self.unknown
-    }
-
-    fn in_order(&self) -> Vec<(&(LegEnd, LegEnd), &LegFigures)> {
-        let mut legs: Vec<_> = self.legs.iter().collect();
-        legs.sort_by_key(|(_, figures)| figures.rank);
-        legs
     }
 
     /// Writes tables for people.
@@ -205,38 +146,8 @@ impl Summary {
             let nodes = if stream.nodes.is_empty() { "unknown".to_owned() } else { stream.nodes.join(", ") };
             writeln!(out, "stream {} (node {nodes}): {}", stream.path, stream.end)?;
         }
-        if self.legs.is_empty() {
-            return Ok(());
-        }
-        writeln!(out)?;
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(["leg", "", "count", "p50", "p99", "max"]);
-        for ((from, to), figures) in self.in_order() {
-            let histogram = &figures.histogram;
-            let cell = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), duration);
-            table.add_row([
-                from.name(),
-                format!("-> {}", to.name()),
-                (histogram.count() + figures.unknown).to_string(),
-                cell(histogram.percentile(50)),
-                cell(histogram.percentile(99)),
-                cell(histogram.max()),
-            ]);
-        }
-        for column in table.column_iter_mut().skip(2) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        for line in table.lines() {
-            writeln!(out, "{}", line.trim_end())?;
-        }
-        if self.legs.values().any(|figures| figures.unknown > 0) {
-            writeln!(out, "unknown: clocks of two nodes not compared")?;
-        }
-        if self.other_legs > 0 {
-            writeln!(out, "{} passages of further legs are not listed", self.other_legs)?;
-        }
-        Ok(())
+        self.exchanges.write_text(out)?;
+        self.legs.write_text(out)
     }
 
     /// Writes one line of JSON.
@@ -250,6 +161,7 @@ impl Summary {
         losses: &LossTotals,
         streams: &[StreamEnd],
     ) -> io::Result<()> {
+        let (legs, slowest_leg, lost_after) = self.legs.lines();
         let line = SummaryLine {
             schema: SCHEMA,
             packets: PacketsObject {
@@ -264,8 +176,11 @@ impl Summary {
             hooks: hooks.iter().copied().collect(),
             losses,
             percentile_error: RELATIVE_ERROR,
-            legs: self.in_order().into_iter().map(|((from, to), figures)| leg(from, to, figures)).collect(),
-            other_legs: self.other_legs,
+            exchanges: self.exchanges.line(),
+            legs,
+            slowest_leg,
+            lost_after,
+            other_legs: self.legs.others(),
             streams,
         };
         serde_json::to_writer(&mut *out, &line).map_err(io::Error::from)?;
@@ -280,7 +195,10 @@ struct SummaryLine<'a> {
     hooks: BTreeMap<&'static str, u64>,
     losses: &'a LossTotals,
     percentile_error: f64,
-    legs: Vec<LegLine<'a>>,
+    exchanges: ExchangesLine,
+    legs: Vec<LegLine>,
+    slowest_leg: Option<usize>,
+    lost_after: Vec<LostLine>,
     other_legs: u64,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     streams: &'a [StreamEnd],
@@ -295,43 +213,6 @@ struct PacketsObject {
     unknown: u64,
     ambiguous: u64,
     retransmissions: u64,
-}
-
-#[derive(Serialize)]
-struct LegLine<'a> {
-    from: EndLine<'a>,
-    to: EndLine<'a>,
-    count: u64,
-    unknown: u64,
-    p50_ns: Option<u64>,
-    p99_ns: Option<u64>,
-    max_ns: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct EndLine<'a> {
-    node: &'a str,
-    role: DeviceRole,
-    device: Option<&'a str>,
-    direction: Direction,
-}
-
-fn leg<'a>(from: &'a LegEnd, to: &'a LegEnd, figures: &LegFigures) -> LegLine<'a> {
-    let end = |end: &'a LegEnd| EndLine {
-        node: &end.node,
-        role: end.role,
-        device: end.device.as_deref(),
-        direction: end.direction,
-    };
-    LegLine {
-        from: end(from),
-        to: end(to),
-        count: figures.histogram.count() + figures.unknown,
-        unknown: figures.unknown,
-        p50_ns: figures.histogram.percentile(50),
-        p99_ns: figures.histogram.percentile(99),
-        max_ns: figures.histogram.max(),
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 
 use crate::output::WallClock;
+use crate::output::estimate::estimate;
 use crate::trajectory::expect;
 use crate::trajectory::icmp::error_name;
 use crate::trajectory::model::{
@@ -13,7 +14,7 @@ use crate::trajectory::model::{
 use crate::trajectory::rewrite::{self, Endpoint};
 
 /// Columns that lines are kept within, where names allow.
-const WIDTH: usize = 100;
+pub(super) const WIDTH: usize = 100;
 const TIME_WIDTH: usize = 12;
 
 /// Colour, if the terminal has it.
@@ -27,23 +28,23 @@ impl Style {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn strong(self, text: &str) -> String {
+    pub(super) fn strong(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    fn faint(self, text: &str) -> String {
+    pub(super) fn faint(self, text: &str) -> String {
         self.paint("2", text)
     }
 
-    fn good(self, text: &str) -> String {
+    pub(super) fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    fn bad(self, text: &str) -> String {
+    pub(super) fn bad(self, text: &str) -> String {
         self.paint("31", text)
     }
 
-    fn doubtful(self, text: &str) -> String {
+    pub(super) fn doubtful(self, text: &str) -> String {
         self.paint("33", text)
     }
 }
@@ -124,7 +125,7 @@ fn protocol_name(protocol: u8) -> String {
     }
 }
 
-fn owner_name(owner: &Owner) -> String {
+pub(super) fn owner_name(owner: &Owner) -> String {
     match owner {
         Owner::Pod { pod, .. } => format!("pod {}/{}", pod.namespace, pod.name),
         Owner::Service(service) => format!("Service {}/{}", service.namespace, service.name),
@@ -223,7 +224,7 @@ fn write_hop(
         None => String::new(),
         Some(Latency::Exact { ns }) => format!("+{}", duration(ns)),
         Some(Latency::Estimated { ns, error_ns }) => {
-            let text = format!("+{} +/- {}", duration(ns), duration(error_ns));
+            let text = format!("+{}", estimate(ns, error_ns));
             writeln!(out, "{text:>TIME_WIDTH$}  between two clocks")?;
             String::new()
         }
@@ -406,7 +407,7 @@ fn write_verdict(out: &mut impl Write, trajectory: &Trajectory, style: Style) ->
 }
 
 /// "on node n1 at eth0 (nf_hook_slow)", "in pod default/curl".
-fn drop_place(place: &DropPlace) -> String {
+pub(super) fn drop_place(place: &DropPlace) -> String {
     let mut text = match &place.pod {
         Some(pod) => format!("in pod {}/{} on {}", pod.namespace, pod.name, place.node),
         None => format!("on {}", place.node),
@@ -420,7 +421,7 @@ fn drop_place(place: &DropPlace) -> String {
     text
 }
 
-fn wall_time(unix_ns: u64) -> String {
+pub(super) fn wall_time(unix_ns: u64) -> String {
     jiff::Timestamp::from_nanosecond(unix_ns.into()).map_or_else(
         |_| format!("{unix_ns} ns"),
         |time| time.strftime("%Y-%m-%d %H:%M:%S.%6f UTC").to_string(),

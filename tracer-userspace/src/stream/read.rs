@@ -175,6 +175,8 @@ fn check_hello(hello: wire::Hello) -> Result<Told, StreamError> {
         boot_id: convert::name(hello.boot_id).map_err(invalid)?,
         nodes: hello.nodes.into_iter().map(convert::name).collect::<Result<_, _>>().map_err(invalid)?,
         watches_drops: hello.watches_drops,
+        monotonic_ns: hello.monotonic_ns,
+        wall_ns: hello.wall_ns,
     }))
 }
 

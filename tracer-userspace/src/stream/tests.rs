@@ -198,6 +198,8 @@ fn hello() -> Hello {
         tracer: "0.1.0".to_owned(),
         kernel_release: "6.12.95".to_owned(),
         boot_id: "6c3a".to_owned(),
+        monotonic_ns: HEARTBEAT.monotonic_ns - 1,
+        wall_ns: HEARTBEAT.wall_ns - 1,
         nodes: vec!["n1".to_owned()],
         watches_drops: true,
     }

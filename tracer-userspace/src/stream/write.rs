@@ -33,6 +33,8 @@ impl<W: Write> StreamWriter<W> {
             boot_id: hello.boot_id,
             nodes: hello.nodes,
             watches_drops: hello.watches_drops,
+            monotonic_ns: hello.monotonic_ns,
+            wall_ns: hello.wall_ns,
         }))?;
         Ok(writer)
     }

@@ -14,12 +14,13 @@
 //! **Unit.** A packet as first seen on its way is one trajectory. Its hops may be cut into segments; a hop where
 //! it was merged with others stands in the trajectory of each.
 //!
-//! **Time.** Sightings may come late and out of order, from several nodes. Times of different clocks are never
-//! compared. How long to wait is measured in the observer's time, which [`Correlator::advance`] is told.
+//! **Time.** Sightings may come late and out of order, from several nodes. Times of different clocks are compared only
+//! by what the packets themselves tell of these clocks ([`crate::trajectory::clock`]), never for joining. How long to wait is measured in the observer's time, which [`Correlator::advance`] is told.
 //!
 //! **Memory** is bounded by [`CorrelatorConfig::max_open`]; what is evicted is counted.
 
 mod assemble;
+mod clocks;
 mod dropped;
 mod finish;
 mod fragments;
@@ -37,6 +38,7 @@ use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::trajectory::clock::Clocks;
 use crate::trajectory::correlate::dropped::Drops;
 use crate::trajectory::correlate::fragments::datagram_of;
 use crate::trajectory::correlate::history::History;
@@ -128,12 +130,15 @@ pub struct Correlator<D> {
     losses: Losses,
     index: Index,
     history: History,
+    clocks: Clocks,
     slots: Vec<Option<Open>>,
     free: Vec<u32>,
     spare: Vec<Vec<Segment>>,
     hash: FastState,
     /// Observer's clock.
     now_ns: u64,
+    /// Until when all that was observed has been pushed, observer's clock.
+    judged_ns: u64,
     next_serial: u64,
     next_id: u64,
     /// In order of creation, for eviction.
@@ -162,6 +167,8 @@ struct Done {
     earlier: Option<Earlier>,
     /// The packet that this ICMP error quotes.
     quotes: Option<Handle>,
+    /// When it was seen last and began to wait for what is needed to tell it, observer's clock; `None` if it was now.
+    waits_since_ns: Option<u64>,
     trajectory: Trajectory,
 }
 
@@ -195,11 +202,13 @@ impl<D: Directory> Correlator<D> {
             losses: Losses::default(),
             index: Index::default(),
             history: History::new(),
+            clocks: Clocks::default(),
             slots: Vec::new(),
             free: Vec::new(),
             spare: Vec::new(),
             hash: FastState::default(),
             now_ns: 0,
+            judged_ns: 0,
             next_serial: 1,
             next_id: 1,
             by_age: VecDeque::new(),
@@ -282,6 +291,7 @@ impl<D: Directory> Correlator<D> {
         self.now_ns = self.now_ns.max(now_ns);
         let now = self.now_ns;
         let judged = judged_until_ns.min(now);
+        self.judged_ns = self.judged_ns.max(judged);
         for handle in std::mem::take(&mut self.dirty) {
             if let Some(open) = self.get_mut(handle) {
                 open.touched_ns = now;

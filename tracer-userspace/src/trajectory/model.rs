@@ -153,7 +153,7 @@ pub struct Packet {
     pub payload_length: u32,
     pub gso_segments: u16,
     pub gso_size: u16,
-    /// TCP sequence number, SCTP TSN, ICMP echo sequence number.
+    /// TCP sequence number, SCTP TSN, ICMP echo sequence number, ID of a DNS message (UDP port 53).
     pub sequence: u32,
     pub acknowledgment: u32,
     /// TSval and TSecr.

@@ -118,8 +118,9 @@ fn follow(job: &Path, nodes: &mut [Node], programs: &Path) -> Result<()> {
     for node in &mut *nodes {
         node.until("@@ ended")?;
     }
-    let told = follow.until_its_end()?;
-    check::check(&told, NODES).with_context(|| format!("the follow told (all in {}):", follow.log.display()))
+    let (told, said) = follow.until_its_end()?;
+    check::check(&told, &said, NODES)
+        .with_context(|| format!("the follow told (all in {}):", follow.log.display()))
 }
 
 /// A machine that is a node.
@@ -281,8 +282,8 @@ impl Follow {
         }
     }
 
-    /// Both streams end, and with them the follow.
-    fn until_its_end(&mut self) -> Result<Vec<String>> {
+    /// Both streams end, and with them the follow. Returns what it told, and what it said since it followed.
+    fn until_its_end(&mut self) -> Result<(Vec<String>, Vec<String>)> {
         let end = Instant::now() + PATIENCE;
         let mut told = Vec::new();
         loop {
@@ -293,10 +294,10 @@ impl Follow {
             }
         }
         write(&self.log, told.join("\n"))?;
-        let said: Vec<_> = self.said.try_iter().collect();
         let status = self.child.wait().context("cannot wait for tracer follow")?;
+        let said: Vec<_> = self.said.iter().collect();
         ensure!(status.success(), "tracer follow ended with {status}: {}", said.join("\n"));
-        Ok(told)
+        Ok((told, said))
     }
 }
 

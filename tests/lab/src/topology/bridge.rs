@@ -20,12 +20,6 @@ impl Bridged {
         Overlay { device: "flannel.1", vni: 1, port: 8472 }.build(nodes)?;
         for node in nodes.iter().filter(|node| node.is_here()) {
             let (ipv4, ipv6) = gateway(&node.plan);
-            // br_netfilter hands a packet to the port itself only while the kernel is sure of the neighbour; after half a
-            // minute it is not, and packets go another way. On a slow machine a test takes longer than that.
-            node.netns().set_sysctls(&[
-                ("net/ipv4/neigh/default/base_reachable_time_ms", A_DAY_MS),
-                ("net/ipv6/neigh/default/base_reachable_time_ms", A_DAY_MS),
-            ])?;
             let mac = Mac([0x5a, 0x0a, 0xf4, 0x00, node.plan.number, 0x01]);
             netlink::in_netns(node.netns(), async |link| {
                 link.add_bridge("cni0", BRIDGE, mac, OVERLAY_MTU).await?;
@@ -33,6 +27,13 @@ impl Bridged {
                 link.add_address(BRIDGE, ipv4, 24).await?;
                 link.add_address(BRIDGE, ipv6, 64).await
             })?;
+            // br_netfilter hands a packet to the port itself only while the kernel is sure of the neighbour; after half a
+            // minute it is not, and packets go another way. On a slow machine a test takes longer than that. A namespace
+            // has no `default` of its own for this.
+            node.netns().set_sysctls(&[
+                ("net/ipv4/neigh/cni0/base_reachable_time_ms", A_DAY_MS),
+                ("net/ipv6/neigh/cni0/base_reachable_time_ms", A_DAY_MS),
+            ])?;
             // Answers of a Service's pod on the same bridge must pass netfilter, or nobody translates them back.
             node.netns()
                 .set_sysctls(&[

@@ -5,6 +5,7 @@
 //! | `GET /`, `GET /get` | JSON: arguments, headers, origin, url |
 //! | `GET /bytes/N` | N bytes |
 //! | `GET /status/N` | that status |
+//! | `GET /delay/N` | nothing, after N milliseconds, ten seconds at most |
 //! | `POST /post` | JSON: how many bytes came |
 
 use std::fmt::Write as _;
@@ -13,6 +14,7 @@ use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -22,6 +24,9 @@ use crate::lab::Pod;
 
 /// The longest request line or header that is read.
 const LONGEST_LINE: u64 = 64 << 10;
+
+/// The longest that a client can make the server wait.
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
 /// A running server.
 pub struct HttpServer {
@@ -189,6 +194,12 @@ fn answer(stream: &TcpStream, request: &Request, received: u64, peer: SocketAddr
         }
         ("GET", "status", Some(status)) if status.parse::<u16>().is_ok() => {
             write_answer(stream, status.parse().unwrap_or(500), "text/plain", b"")
+        }
+        ("GET", "delay", Some(delay)) if delay.parse::<u64>().is_ok() => {
+            let delay = Duration::from_millis(delay.parse().unwrap_or(0)).min(LONGEST_DELAY);
+            // sleep: the delay is what the client asks for.
+            thread::sleep(delay);
+            write_answer(stream, 200, "text/plain", b"")
         }
         ("POST", "post", None) => {
             let body = format!(

@@ -84,6 +84,48 @@ fn a_drop_ends_its_packet_once_however_many_streams_tell_it_and_whatever_their_c
     }
 }
 
+#[test]
+fn times_of_all_hops_are_told_by_the_wall_clock_of_the_first_stream() {
+    let [near, far] = recorded();
+    // Wall clocks that differ by what the monotonic ones do.
+    let far = shifted(&far, 400_000_000_000, 1010);
+    for (streams, first) in [([near.clone(), far.clone()], "n1"), ([far, near], "n2")] {
+        let mut told_by_both = 0;
+        for line in told(&streams, in_turns) {
+            let told: Value = serde_json::from_str(&line).unwrap();
+            let hops: Vec<_> = told["hops"].as_array().into_iter().flatten().collect();
+            let time = |hop: &Value| hop["time_ns"].as_u64().unwrap();
+            assert!(hops.iter().all(|hop| hop["node"] != first || hop["time_ns"] == hop["monotonic_ns"]));
+            assert!(hops.windows(2).all(|pair| time(pair[0]) <= time(pair[1])), "{line}");
+            // A packet takes 7 us in this world, and the second clock runs a hundredth faster.
+            if let [first, .., last] = &hops[..] {
+                assert!(time(last) - time(first) < 100_000, "{line}");
+                told_by_both += 1;
+            }
+        }
+        assert_eq!(told_by_both, 10);
+    }
+}
+
+#[test]
+fn legs_between_two_machines_are_told_with_a_bound_that_holds() {
+    let [near, far] = recorded();
+    for (offset_ns, per_mille) in [(0, 1000), (37_000_000_000, 1010), (-400_000_000_000, 990)] {
+        let streams = [near.clone(), shifted(&far, offset_ns, per_mille)];
+        for line in told(&streams, one_after_the_other) {
+            let told: Value = serde_json::from_str(&line).unwrap();
+            if told["hops"].is_null() {
+                continue;
+            }
+            let leg = &told["legs"][3];
+            let [ns, error_ns] = ["latency_ns", "latency_error_ns"].map(|field| leg[field].as_u64().unwrap());
+            // 1 us, which is 1.01 us in the second clock's seconds.
+            assert!(error_ns <= ns && (ns - error_ns..=ns + error_ns).contains(&1_000), "{leg}");
+            assert!(error_ns < 20_000, "{leg}");
+        }
+    }
+}
+
 /// Packets both ways, among them datagrams of equal content shortly after each other, as two streams.
 fn recorded() -> [Vec<u8>; 2] {
     let world = two_nodes(false, "vxlan");
@@ -109,6 +151,8 @@ fn stream(world: &World, node: &str, sightings: &[Sighting], drops: &[DropSighti
         boot_id: node.to_owned(),
         nodes: vec![node.to_owned()],
         watches_drops: true,
+        monotonic_ns: 0,
+        wall_ns: 0,
     };
     let mut writer = StreamWriter::begin(Vec::new(), hello).unwrap();
     for point in world.points.iter().filter(|point| &*point.node == node) {
@@ -192,6 +236,13 @@ fn in_turns(streams: Vec<(usize, Vec<Told>)>) -> Vec<(usize, Told)> {
 
 /// What a follow of these streams tells, without times and numbers, sorted.
 fn joined(streams: &[Vec<u8>], order: Order) -> Vec<String> {
+    let mut lines: Vec<String> = told(streams, order).iter().filter_map(|line| in_words(line)).collect();
+    lines.sort();
+    lines
+}
+
+/// The lines of JSON of a follow of these streams.
+fn told(streams: &[Vec<u8>], order: Order) -> Vec<String> {
     let out = Shared::default();
     let cli = Cli::parse_from([
         "tracer",
@@ -206,6 +257,7 @@ fn joined(streams: &[Vec<u8>], order: Order) -> Vec<String> {
         "x",
         "-o",
         "json",
+        "--packets",
     ]);
     let Command::Follow(args) = cli.command else { panic!("it is a follow") };
     let directory = tempfile::tempdir().unwrap();
@@ -224,9 +276,7 @@ fn joined(streams: &[Vec<u8>], order: Order) -> Vec<String> {
     }
     merge.finish(Ending::Done).unwrap();
     let text = String::from_utf8(out.0.take()).unwrap();
-    let mut lines: Vec<String> = text.lines().filter_map(in_words).collect();
-    lines.sort();
-    lines
+    text.lines().map(str::to_owned).collect()
 }
 
 /// Verdict, hops, and which legs are known.

@@ -1,9 +1,12 @@
 use serde_json::{Value, json};
 
-use super::write_trajectory;
+use super::{write_exchange, write_trajectory};
 use crate::trajectory::correlate::CorrelatorConfig;
+use crate::trajectory::exchange::Exchange;
+use crate::trajectory::exchange::testing::Talk;
 use crate::trajectory::testing::{
-    CLUSTER_IP, CURL, HTTPBIN, ROUTED, ROUTED_SERVICE, SECOND, SYN, drop_at, ping, tcp, two_nodes,
+    ACK, CLUSTER_IP, CURL, HTTPBIN, MS, PSH, ROUTED, ROUTED_SERVICE, SECOND, SYN, World, drop_at, ping, tcp,
+    two_nodes, two_nodes_with_one_clock,
 };
 
 #[test]
@@ -91,4 +94,62 @@ fn a_dropped_packet_says_where_and_why_and_what_to_look_at() {
     for field in detail.as_object().unwrap().keys().chain(detail["drop"].as_object().unwrap().keys()) {
         assert!(documented.contains(&format!("`{field}`")), "{field} is not in docs/json.md");
     }
+}
+
+/// One exchange as its line, every field of which must be documented.
+fn line_of(world: &World, exchange: &Exchange) -> Value {
+    let mut bytes = Vec::new();
+    let wall = |_, time_ns| 1_795_313_343_000_000_000 + time_ns % SECOND;
+    write_exchange(&mut bytes, exchange, &world.book, &wall).unwrap();
+    assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
+    let line: Value = serde_json::from_slice(&bytes).unwrap();
+    let documented = include_str!("../../../../docs/json.md");
+    for object in [&line, &line["packets"][0], &line["times"], &line["times"]["there"], &line["requester"]] {
+        for field in object.as_object().into_iter().flat_map(|object| object.keys()) {
+            assert!(documented.contains(&format!("`{field}`")), "{field} is not in docs/json.md");
+        }
+    }
+    line
+}
+
+#[test]
+fn an_exchange_is_one_line_with_every_documented_field() {
+    let world = two_nodes_with_one_clock("vxlan");
+    let mut talk = Talk::new(&world, 40_000);
+    talk.handshake(0);
+    talk.ask(3 * MS, (1, 1), 78, PSH | ACK, 8);
+    talk.answer(9 * MS, (1, 79), 300, PSH | ACK, 8);
+
+    let line = line_of(&world, &talk.exchanges()[0]);
+
+    assert_eq!(line["schema"], "tracer.exchange/v1");
+    assert_eq!((&line["kind"], &line["protocol"]), (&json!("tcp"), &json!("tcp")));
+    assert_eq!((&line["outcome"], &line["ending"]), (&json!("answered"), &json!("run-ended")));
+    assert_eq!(line["addressed"]["service"], "web");
+    assert_eq!(line["responder"]["pod"], "httpbin");
+    assert_eq!(line["start_time_ns"], 1_795_313_343_000_000_000u64);
+    assert_eq!(
+        line["packets"][4],
+        json!({"id": 5, "role": "answer", "from_requester": false, "offset_ns": 9_007_000})
+    );
+    assert_eq!(line["handshake"]["total_ns"], 1_007_000);
+    let exact = |ns: u64| json!({"latency_ns": ns, "latency_error_ns": 0, "latency_unknown": null});
+    assert_eq!(
+        line["times"],
+        json!({
+            "total_ns": 6_007_000, "resent_ns": 0, "there": exact(7_000), "application_ns": 5_993_000,
+            "beyond_ns": null, "beyond": null, "back": exact(7_000), "paths": exact(14_000), "split_unknown": null
+        })
+    );
+    assert_eq!(line["times_unknown"], Value::Null);
+}
+
+#[test]
+fn an_exchange_without_an_answer_says_why_it_has_no_times() {
+    let world = two_nodes_with_one_clock("vxlan");
+    let mut talk = Talk::new(&world, 40_000);
+    talk.ask(3 * MS, (1, 1), 78, PSH | ACK, 8);
+    let line = line_of(&world, &talk.exchanges()[0]);
+    assert_eq!((&line["outcome"], &line["times"]), (&json!("unanswered"), &Value::Null));
+    assert_eq!(line["times_unknown"], "no answer seen");
 }

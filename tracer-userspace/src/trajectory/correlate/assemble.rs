@@ -399,6 +399,7 @@ impl Judged {
     }
 }
 
+/// Between two clocks it is found out when the packet is told.
 fn latency(pair: &[Hop]) -> Latency {
     if pair[0].point.clock == pair[1].point.clock {
         Latency::Exact { ns: pair[1].time_ns.saturating_sub(pair[0].time_ns) }

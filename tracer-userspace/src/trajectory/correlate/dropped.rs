@@ -201,7 +201,7 @@ impl<D: Directory> Correlator<D> {
             ambiguous: None,
             notes: vec!["dropped before the first hook".to_owned()],
         };
-        self.done.push(Done { serial, earlier: None, quotes: None, trajectory });
+        self.done.push(Done { serial, earlier: None, quotes: None, waits_since_ns: None, trajectory });
     }
 
     /// The follows that ask for these addresses; 0 where nothing in particular is followed.

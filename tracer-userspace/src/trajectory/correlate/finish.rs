@@ -4,7 +4,7 @@ use crate::trajectory::correlate::assemble::{self, Context, Judged};
 use crate::trajectory::correlate::history::Passage;
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::correlate::range::Range;
-use crate::trajectory::correlate::{Correlator, Done, FollowScope};
+use crate::trajectory::correlate::{Correlator, Done, FollowScope, clocks};
 use crate::trajectory::model::{Directory, Owner, Trajectory};
 use crate::trajectory::order::{NIC_OUT, POD_IN, POD_OUT, Stage};
 
@@ -199,11 +199,16 @@ impl<D: Directory> Correlator<D> {
                 self.counters.unrelated += 1;
                 continue;
             };
+            let is_certain = self.is_certain(&open, &unit);
             let mut trajectory = unit.into_trajectory(&open, &self.directory, follows);
             trajectory.notes.extend(self.without_service(&trajectory));
+            if is_certain {
+                self.learn_clocks(&trajectory);
+            }
             let earlier = self.earlier(&open, &trajectory);
             let quotes = self.quoted_by(&mut trajectory);
-            self.done.push(Done { serial: open.serial, earlier, quotes, trajectory });
+            let waits_since_ns = (!open.dirty && open.touched_ns > 0).then_some(open.touched_ns);
+            self.done.push(Done { serial: open.serial, earlier, quotes, waits_since_ns, trajectory });
         }
         self.recycle(open.segments);
     }
@@ -258,7 +263,12 @@ impl<D: Directory> Correlator<D> {
             (answers, done) = done.into_iter().partition(|done| done.quotes.is_some());
         }
         let mut held: Vec<Done> = Vec::new();
-        for mut finished in done {
+        let too_many = done.len().saturating_sub(clocks::MAX_WAITING);
+        for (number, mut finished) in done.into_iter().enumerate() {
+            if !all && number >= too_many && self.awaits_clocks(&mut finished) {
+                held.push(finished);
+                continue;
+            }
             if !all && finished.earlier.is_some_and(|earlier| self.is_pending(earlier.handle, &held)) {
                 held.push(finished);
                 continue;
@@ -289,6 +299,7 @@ impl<D: Directory> Correlator<D> {
     fn tell(&mut self, mut finished: Done, emit: &mut impl FnMut(Trajectory)) {
         self.name_earlier(&mut finished);
         let mut trajectory = finished.trajectory;
+        self.time_crossings(&mut trajectory);
         trajectory.quotes = finished.quotes.and_then(|quoted| self.history.id_of(quoted.serial));
         trajectory.id = self.next_id;
         self.history.reported(finished.serial, self.next_id);

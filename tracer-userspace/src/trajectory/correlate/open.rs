@@ -118,9 +118,10 @@ impl Open {
             }
         }
         let source =
-            self.fit_end(sighting, self.sources, Endpoint::source, directory, rewrite::judge_source)?;
+            self.fit_end(sighting, range, self.sources, Endpoint::source, directory, rewrite::judge_source)?;
         let destination = self.fit_end(
             sighting,
+            range,
             self.destinations,
             Endpoint::destination,
             directory,
@@ -133,6 +134,7 @@ impl Open {
     fn fit_end<D: Directory + ?Sized>(
         &self,
         sighting: &Sighting,
+        range: Range,
         values: Values,
         end: fn(&Packet) -> Endpoint,
         directory: &D,
@@ -140,7 +142,7 @@ impl Open {
     ) -> Option<u8> {
         let value = end(&sighting.packet);
         if values.contains(value) {
-            if values.second.is_some() && !self.keeps_one_change(sighting, value, end) {
+            if values.second.is_some() && !self.keeps_one_change(sighting, range, value, end) {
                 return None;
             }
             return Some(0);
@@ -149,7 +151,7 @@ impl Open {
             return None;
         }
         // Which of the two values came first is known on one clock only.
-        let on_clock = || self.segments.iter().filter(|s| s.sighting.point.clock == sighting.point.clock);
+        let on_clock = || self.ordered_with(sighting, range);
         let known_before = on_clock().any(|s| s.sighting.time_ns < sighting.time_ns);
         let known_after = on_clock().any(|s| s.sighting.time_ns > sighting.time_ns);
         if known_before && known_after {
@@ -173,10 +175,24 @@ impl Open {
         best
     }
 
+    /// Sightings of the same bytes on the same clock: between them and this one, before and after mean something. A
+    /// later piece of a packet may set out when the first has arrived already.
+    fn ordered_with(&self, sighting: &Sighting, range: Range) -> impl Iterator<Item = &Segment> {
+        let clock = sighting.point.clock;
+        let is_ordered = move |s: &&Segment| s.sighting.point.clock == clock && s.range.overlaps(range);
+        self.segments.iter().filter(is_ordered)
+    }
+
     /// Sightings on one clock show each value in one unbroken stretch of time.
-    fn keeps_one_change(&self, sighting: &Sighting, value: Endpoint, end: fn(&Packet) -> Endpoint) -> bool {
+    fn keeps_one_change(
+        &self,
+        sighting: &Sighting,
+        range: Range,
+        value: Endpoint,
+        end: fn(&Packet) -> Endpoint,
+    ) -> bool {
         let (mut first, mut last) = (sighting.time_ns, sighting.time_ns);
-        let on_clock = || self.segments.iter().filter(|s| s.sighting.point.clock == sighting.point.clock);
+        let on_clock = || self.ordered_with(sighting, range);
         for segment in on_clock().filter(|s| end(&s.sighting.packet).may_be(value)) {
             first = first.min(segment.sighting.time_ns);
             last = last.max(segment.sighting.time_ns);
@@ -188,7 +204,8 @@ impl Open {
 
     /// Whether the addresses alone would let a sighting join.
     pub(super) fn has_ends_of(&self, sighting: &Sighting, directory: &(impl Directory + ?Sized)) -> bool {
-        let fits = |values, end, judge| self.fit_end(sighting, values, end, directory, judge).is_some();
+        let fits =
+            |values, end, judge| self.fit_end(sighting, self.range, values, end, directory, judge).is_some();
         fits(self.sources, Endpoint::source, rewrite::judge_source)
             && fits(self.destinations, Endpoint::destination, rewrite::judge_destination)
     }

@@ -1,6 +1,8 @@
+mod clocks;
 mod datapaths;
 mod dropped;
 mod encrypted;
+mod fidelity;
 mod fragments;
 mod identity;
 mod nat;

@@ -89,7 +89,7 @@ fn a_packet_that_has_entered_the_pod_and_finds_no_socket_is_dropped() {
 
 #[test]
 fn what_a_receiver_frees_after_use_does_not_make_its_packet_dropped() {
-    let world = two_nodes(false, "vxlan");
+    let world = two_nodes_with_one_clock("vxlan");
     let data = tcp((CURL, 40_000), (HTTPBIN, 80), 1, 100, ACK | PSH);
     let mut reply = ping(CURL, HTTPBIN, 1);
     reply.icmp.as_mut().unwrap().kind = 0;

@@ -6,7 +6,7 @@ use crate::trajectory::correlate::{CorrelatorConfig, FollowScope};
 use crate::trajectory::model::{ServiceRef, Trajectory, Verdict};
 use crate::trajectory::testing::{
     ACK, CLUSTER_IP, CURL, HTTPBIN, MS, ROUTED, ROUTED_SERVICE, SECOND, SYN, hooks, ip, ping, run, tcp,
-    two_nodes, udp,
+    two_nodes, two_nodes_with_one_clock, udp,
 };
 
 #[test]
@@ -60,6 +60,7 @@ fn a_packet_is_not_called_lost_while_its_other_node_tells_of_earlier_times() {
     assert!(out.is_empty(), "{out:?}");
     far.iter().for_each(|sighting| correlator.push(sighting.clone()));
     correlator.advance_and_judge(3 * SECOND + 40 * MS, 3 * SECOND, &mut |t| out.push(t));
+    correlator.finish(&mut |t| out.push(t));
 
     assert_eq!((out.len(), &out[0].verdict), (1, &Verdict::Delivered));
 }
@@ -180,7 +181,7 @@ fn the_end_of_the_run_is_no_loss() {
 
 #[test]
 fn complete_packets_are_reported_at_once_and_others_after_the_grace_time() {
-    let world = two_nodes(false, "vxlan");
+    let world = two_nodes_with_one_clock("vxlan");
     let mut correlator = world.correlator(CorrelatorConfig::default());
     let mut out = Vec::new();
     correlator.advance(SECOND, &mut |t| out.push(t));
