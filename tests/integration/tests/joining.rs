@@ -23,7 +23,9 @@ fn a_pod_that_calls_its_own_service_is_joined_through_both_rewrites() {
     assert_eq!(pod.curl(&url).unwrap().body.len(), 100);
     drop(web);
 
-    let watched = watch.stop().unwrap();
+    let mut watched = watch.stop().unwrap();
+    // The node tells the pod of a shorter way (ICMP redirect), and NAT drops that before any hook: a true story of its own.
+    watched.trajectories.retain(|told| told.protocol == "tcp");
     watched.assert_told_is_true();
     // Out of the pod, and back into it by the same devices.
     let (inside, outside) = (pod.label(), node.name().to_owned());

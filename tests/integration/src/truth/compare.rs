@@ -205,7 +205,10 @@ impl Watched<'_> {
                 namespace: Some(service.namespace.clone()),
                 ..nobody
             },
-            None => nobody,
+            None => {
+                let owns = |node: &&tracer_lab::Node| ip == node.ipv4() || ip == node.ipv6();
+                End { node: self.lab.nodes().iter().find(owns).map(|node| node.name().to_owned()), ..nobody }
+            }
         }
     }
 

@@ -324,6 +324,9 @@ proptest! {
         shuffled in any::<bool>(),
     ) {
         let world = if one_clock { two_nodes_with_one_clock("vxlan") } else { two_nodes(false, "vxlan") };
+        // The copy of a datagram that nothing numbers is as good as an equal one sent later, which may have been lost:
+        // docs/joining.md says so.
+        let copied = if equal > 0 { 0 } else { copied };
         let mut run_of = simulate(&world, seed, weather(lost, copied, held_up_us, equal));
         let mut random = Random(seed.rotate_left(17) | 1);
         let mut sightings = std::mem::take(&mut run_of.sightings);
