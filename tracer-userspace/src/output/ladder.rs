@@ -13,8 +13,8 @@ mod row;
 
 use std::io::{self, Write};
 
-use crate::output::estimate::estimate;
 use crate::output::WallClock;
+use crate::output::estimate::estimate;
 use crate::output::ladder::label::{kind, label};
 use crate::output::ladder::lanes::Lanes;
 use crate::output::text::{Style, WIDTH, drop_place, duration, owner_name, wall_time, write_trajectory};
