@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tracer::stream::{Counts, Heartbeat, Sighted};
+use tracer::trajectory::model::DropSighting;
 use tracer_lab::Chance;
 
 use crate::stream::{Item, Stream};
@@ -66,6 +67,8 @@ pub(crate) fn changed(
     let mut changed =
         Stream { hello: stream.hello.clone(), items: Vec::new(), points: stream.points.clone() };
     boot.clone_into(&mut changed.hello.boot_id);
+    changed.hello.wall_ns = clock.wall(stream.hello.monotonic_ns);
+    changed.hello.monotonic_ns = clock.shown(stream.hello.monotonic_ns);
     let (mut withheld, mut told) = (0, 0);
     let mut counts = Counts::default();
     let mut waiting = Vec::new();
@@ -81,7 +84,7 @@ pub(crate) fn changed(
                 continue;
             }
             Item::Counts(recorded) => counts = recorded.clone(),
-            Item::Point { .. } | Item::Gone(_) | Item::Heartbeat(_) | Item::End(_) => {}
+            Item::Point { .. } | Item::Gone(_) | Item::Drop(_) | Item::Heartbeat(_) | Item::End(_) => {}
         }
         if pass.shuffled {
             shuffle(&mut waiting, chance);
@@ -101,6 +104,10 @@ pub(crate) fn changed(
             Item::Counts(_) => changed.items.push(Item::Counts(with_losses(&counts, withheld))),
             Item::Point { point, since_ns } => {
                 changed.items.push(Item::Point { point: point.clone(), since_ns: clock.shown(*since_ns) })
+            }
+            Item::Drop(drop) => {
+                let time_ns = clock.shown(drop.time_ns);
+                changed.items.push(Item::Drop(Box::new(DropSighting { time_ns, ..(**drop).clone() })));
             }
             other => changed.items.push(other.clone()),
         }

@@ -7,6 +7,7 @@ mod twins;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Result, ensure};
+use tracer::trajectory::model::{DeviceRole, Direction};
 
 use self::twins::Twins;
 use crate::change::Clock;
@@ -104,6 +105,9 @@ struct Sight {
 /// One packet or copy.
 type Unit = (u32, u8);
 
+/// Place, device, direction, and the time by the wall clock that tracer is told of.
+type Sights = HashMap<(String, String, String, u64), Sight>;
+
 /// The points at which each packet was recorded, with its last time there.
 type Expected = BTreeMap<Unit, BTreeMap<(String, String, String), u64>>;
 
@@ -119,30 +123,11 @@ pub(crate) fn judge(
     truth: &Truth,
     withheld: bool,
 ) -> Result<Judgement> {
-    let mut judgement = Judgement::default();
-    let mut sights: HashMap<(String, String, String, u64), Sight> = HashMap::new();
-    for (number, stream) in streams.iter().enumerate() {
-        for (sighted, carried) in stream.sightings().zip(&truth.labels[number]) {
-            let point = stream.point(sighted)?;
-            let place = match &point.pod {
-                Some(pod) if point.role == tracer::trajectory::model::DeviceRole::PodInterface => {
-                    format!("{}/{}", pod.namespace, pod.name)
-                }
-                _ => point.node.to_string(),
-            };
-            let direction = match point.direction {
-                tracer::trajectory::model::Direction::Ingress => "ingress",
-                tracer::trajectory::model::Direction::Egress => "egress",
-            };
-            judgement.unaccounted += usize::from(carried.is_empty());
-            let point = (place, point.device.to_string(), direction.to_owned());
-            let (place, device, direction) = point.clone();
-            let shown = clocks[number].wall(sighted.time_ns);
-            let sight = Sight { stream: number, point, time_ns: sighted.time_ns, carried: carried.clone() };
-            let twin = sights.insert((place, device, direction, shown), sight);
-            ensure!(twin.is_none_or(|twin| twin.carried == *carried), "two records of one time at one point");
-        }
-    }
+    let sights = gather(streams, clocks, truth)?;
+    let mut judgement = Judgement {
+        unaccounted: truth.labels.iter().flatten().filter(|carried| carried.is_empty()).count(),
+        ..Judgement::default()
+    };
     let mut expected = expected_points(&sights, truth);
     judgement.packets = expected.len();
     let mut twins = Twins::set_apart(&mut expected, truth);
@@ -161,8 +146,10 @@ pub(crate) fn judge(
         if twins.take(trajectory, &found) {
             continue;
         }
-        if units.is_empty() || runs_against_time(trajectory, &found) {
-            if trajectory.ambiguous.is_some() || withheld && is_one_packet(&found) {
+        let runs_against_time = runs_against_time(trajectory, &found);
+        if units.is_empty() || runs_against_time {
+            let is_forgiven = withheld && !runs_against_time && is_one_packet(&found);
+            if trajectory.ambiguous.is_some() || is_forgiven {
                 judgement.ambiguous += 1;
             } else {
                 judgement.wrong_joins += 1;
@@ -210,13 +197,36 @@ pub(crate) fn judge(
     Ok(judgement)
 }
 
+/// All records by where and when tracer tells of them.
+fn gather(streams: &[Stream; 2], clocks: &[Clock; 2], truth: &Truth) -> Result<Sights> {
+    let mut sights = Sights::new();
+    for (number, stream) in streams.iter().enumerate() {
+        for (sighted, carried) in stream.sightings().zip(&truth.labels[number]) {
+            let point = stream.point(sighted)?;
+            let place = match &point.pod {
+                Some(pod) if point.role == DeviceRole::PodInterface => {
+                    format!("{}/{}", pod.namespace, pod.name)
+                }
+                _ => point.node.to_string(),
+            };
+            let direction = match point.direction {
+                Direction::Ingress => "ingress",
+                Direction::Egress => "egress",
+            };
+            let point = (place, point.device.to_string(), direction.to_owned());
+            let (place, device, direction) = point.clone();
+            let shown = clocks[number].wall(sighted.time_ns);
+            let sight = Sight { stream: number, point, time_ns: sighted.time_ns, carried: carried.clone() };
+            let twin = sights.insert((place, device, direction, shown), sight);
+            ensure!(twin.is_none_or(|twin| twin.carried == *carried), "two records of one time at one point");
+        }
+    }
+    Ok(sights)
+}
+
 /// The record of a hop. Before its stream's first heartbeat tracer does not know a clock's wall time, and prints the bare
 /// one.
-fn find<'a>(
-    hop: &Hop,
-    sights: &'a HashMap<(String, String, String, u64), Sight>,
-    clocks: &[Clock; 2],
-) -> Option<&'a Sight> {
+fn find<'a>(hop: &Hop, sights: &'a Sights, clocks: &[Clock; 2]) -> Option<&'a Sight> {
     let mut key = key(hop);
     let time_ns = key.3;
     let walls = [0].into_iter().chain(clocks.iter().map(|clock| clock.wall_ns));
@@ -230,7 +240,7 @@ fn key(hop: &Hop) -> (String, String, String, u64) {
     (hop.place(), hop.device.clone(), hop.direction.clone(), hop.time_ns)
 }
 
-fn expected_points(sights: &HashMap<(String, String, String, u64), Sight>, truth: &Truth) -> Expected {
+fn expected_points(sights: &Sights, truth: &Truth) -> Expected {
     let mut expected = Expected::new();
     // Where several packets of equal content cannot be told apart, none is known to have been there.
     let certain = sights.values().filter(|sight| {
@@ -363,7 +373,7 @@ fn judge_times(judgement: &mut Judgement, told: &Trajectory, found: &[Option<&Si
 }
 
 /// Half the least round trip between the nodes, and the jitter: how far nine of ten are from the fastest.
-fn widest_bound(sights: &HashMap<(String, String, String, u64), Sight>, truth: &Truth) -> u64 {
+fn widest_bound(sights: &Sights, truth: &Truth) -> u64 {
     // By packet: the last time at the sender's node, the first at the other.
     let mut crossed: BTreeMap<Unit, [Option<(usize, u64)>; 2]> = BTreeMap::new();
     for sight in sights.values() {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use tracer::stream::read::StreamReader;
 use tracer::stream::write::StreamWriter;
 use tracer::stream::{Counts, Heartbeat, Hello, Sighted, Told};
-use tracer::trajectory::model::{ObservationPoint, PointId, Sighting};
+use tracer::trajectory::model::{DropSighting, ObservationPoint, PointId, Sighting};
 
 /// A whole stream, in order.
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ pub(crate) enum Item {
     Gone(u32),
     /// With its number among the stream's sightings.
     Sighting(usize, Box<Sighted>),
+    Drop(Box<DropSighting>),
     Counts(Counts),
     Heartbeat(Heartbeat),
     End(String),
@@ -62,6 +63,7 @@ impl Stream {
                         number += 1;
                     }
                 }
+                Told::Drop(drop) => stream.items.push(Item::Drop(drop)),
                 Told::Counts(counts) => stream.items.push(Item::Counts(counts)),
                 Told::Heartbeat(heartbeat) => stream.items.push(Item::Heartbeat(heartbeat)),
                 Told::End { reason } => stream.items.push(Item::End(reason)),
@@ -114,6 +116,7 @@ impl Stream {
                         packet: packet.clone(),
                     })?;
                 }
+                Item::Drop(drop) => writer.dropped(drop)?,
                 Item::Counts(counts) => writer.counts(counts)?,
                 Item::Heartbeat(heartbeat) => {
                     writer.heartbeat(*heartbeat)?;

@@ -2,9 +2,10 @@
 //!
 //! The record has the inode number of a network namespace. Which node or pod that is, the look over the machine has
 //! found. Any namespace that is none of these belongs to the machine's node where the machine is one node and that node
-//! is the machine itself; on a machine with several nodes nobody can say whose it is, and the drop is counted only.
+//! is the machine itself; on a machine with several nodes nobody can say whose it is. It may be a pod's that has just
+//! started: the drop waits for the next look over the machine, and is counted only if that does not know it either.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tracer_common::record::DropRecord;
@@ -20,6 +21,13 @@ use crate::trajectory::model::{ClockId, DropPlace, DropSighting, PodRef};
 /// How long a namespace that is gone is remembered, nanoseconds: its last records may still come. Not longer, for the
 /// kernel gives its number to the next one.
 const REMEMBERED_NS: u64 = 5_000_000_000;
+
+/// How long a drop waits for a look over the machine that knows its namespace, nanoseconds: such a look comes soon
+/// after a pod's devices.
+const WAIT_NS: u64 = 2_000_000_000;
+
+/// Most drops that wait so.
+const MOST_WAITING: usize = 1024;
 
 /// Most places that are kept with their functions' names.
 const MOST_PLACES: usize = 4096;
@@ -97,35 +105,63 @@ pub struct Drops {
     symbols: Option<Symbols>,
     /// By namespace, device and code. Forgotten with every look over the machine.
     places: HashMap<(u32, u32, u64), Arc<DropPlace>>,
+    /// In namespaces that are nobody's yet.
+    waiting: VecDeque<DropRecord>,
     elsewhere: u64,
 }
 
 impl Drops {
     #[must_use]
     pub fn new(reasons: DropReasons) -> Self {
-        Self { reasons, spaces: Spaces::default(), symbols: None, places: HashMap::new(), elsewhere: 0 }
+        Self {
+            reasons,
+            spaces: Spaces::default(),
+            symbols: None,
+            places: HashMap::new(),
+            waiting: VecDeque::new(),
+            elsewhere: 0,
+        }
     }
 
-    /// See [`Spaces::learn`].
-    pub fn learn(&mut self, survey: &Survey, own: Option<NetnsId>, now_ns: u64) {
+    /// See [`Spaces::learn`]; gives the drops that have waited for it.
+    pub fn learn(&mut self, survey: &Survey, own: Option<NetnsId>, now_ns: u64) -> Vec<DropSighting> {
         self.spaces.learn(survey, own, now_ns);
         self.places.clear();
+        let mut known = Vec::new();
+        for record in std::mem::take(&mut self.waiting) {
+            match self.sighting(&record) {
+                Some(sighting) => known.push(sighting),
+                None if record.packet.time_ns.saturating_add(WAIT_NS) > now_ns => {
+                    self.waiting.push_back(record)
+                }
+                None => self.elsewhere += 1,
+            }
+        }
+        known
     }
 
-    /// Drops in namespaces of which nobody can say whose they are.
+    /// Drops in namespaces of which nobody can say whose they are; those that still wait among them.
     #[must_use]
     pub fn elsewhere(&self) -> u64 {
-        self.elsewhere
+        self.elsewhere + self.waiting.len() as u64
     }
 
-    /// The sighting that a record reports; one in a namespace that is nobody's is counted and dropped.
+    /// The sighting that a record reports; `None` if its namespace is nobody's yet.
     pub fn attribute(&mut self, record: &DropRecord) -> Option<DropSighting> {
-        let Some(place) = self.place(record) else {
-            self.elsewhere += 1;
-            return None;
-        };
+        let sighting = self.sighting(record);
+        if sighting.is_none() {
+            if self.waiting.len() >= MOST_WAITING {
+                self.waiting.pop_front();
+                self.elsewhere += 1;
+            }
+            self.waiting.push_back(*record);
+        }
+        sighting
+    }
+
+    fn sighting(&mut self, record: &DropRecord) -> Option<DropSighting> {
         Some(DropSighting {
-            place,
+            place: self.place(record)?,
             // One machine, one clock.
             clock: ClockId(0),
             time_ns: record.packet.time_ns,
@@ -154,6 +190,8 @@ impl Drops {
 
 #[cfg(test)]
 mod tests {
+    use tracer_common::record::HopRecord;
+
     use super::*;
     use crate::host::links::Snapshot;
     use crate::host::netns::Netns;
@@ -291,16 +329,51 @@ mod tests {
         assert_eq!(found(&spaces, CURL, 2), place("node-2", Some("other"), Some("eth0")));
     }
 
+    fn drops_after(survey: &Survey) -> Drops {
+        let mut drops = Drops::new(DropReasons::made_up(&[(9, "NETFILTER_DROP")]));
+        assert!(drops.learn(survey, None, 0).is_empty());
+        drops
+    }
+
+    fn record(netns: u64, time_ns: u64) -> DropRecord {
+        let packet = HopRecord { time_ns, ..HopRecord::default() };
+        DropRecord { packet, netns: u32::try_from(netns).unwrap(), reason: 9, ..DropRecord::default() }
+    }
+
     #[test]
     fn a_drop_that_is_nobodys_is_counted() {
-        let mut drops = Drops::new(DropReasons::made_up(&[(9, "NETFILTER_DROP")]));
-        drops.learn(&two_nodes(), None, 0);
-        let record = |netns| DropRecord { netns, reason: 9, ..DropRecord::default() };
+        let mut drops = drops_after(&two_nodes());
 
-        assert_eq!(drops.attribute(&record(NOBODY)), None);
-        let sighting = drops.attribute(&record(NODE_2 as u32)).unwrap();
+        assert_eq!(drops.attribute(&record(NOBODY.into(), 1)), None);
+        let sighting = drops.attribute(&record(NODE_2, 2)).unwrap();
 
         assert_eq!((&*sighting.reason, &*sighting.place.node), ("NETFILTER_DROP", "node-2"));
         assert_eq!(drops.elsewhere(), 1);
+        assert!(drops.learn(&two_nodes(), None, 1 + WAIT_NS).is_empty());
+        assert_eq!((drops.elsewhere(), drops.waiting.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_drop_in_a_pod_that_has_just_started_is_told_when_the_pod_is_found() {
+        let without_curl = Survey { pods: Vec::new(), ..two_nodes() };
+        let mut drops = drops_after(&without_curl);
+        assert_eq!(drops.attribute(&record(CURL, 1)), None);
+
+        assert!(drops.learn(&without_curl, None, WAIT_NS).is_empty(), "not found yet");
+        let told = drops.learn(&two_nodes(), None, WAIT_NS);
+
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].place.pod.as_ref().unwrap().name, "curl");
+        assert_eq!(drops.elsewhere(), 0);
+    }
+
+    #[test]
+    fn no_more_drops_wait_than_there_is_room_for_and_all_are_counted() {
+        let mut drops = drops_after(&two_nodes());
+        for number in 0..MOST_WAITING as u64 + 10 {
+            drops.attribute(&record(NOBODY.into(), number));
+        }
+        assert_eq!(drops.waiting.len(), MOST_WAITING);
+        assert_eq!(drops.elsewhere(), MOST_WAITING as u64 + 10);
     }
 }

@@ -136,12 +136,10 @@ impl Observer {
         self.programs.watch_drops().map(|()| true).inspect_err(|_| self.drops = None)
     }
 
-    /// Whose the namespaces of this machine are, for [`Observer::attribute_drop`]. `own` is the machine's own; `now_ns` is
-    /// CLOCK_MONOTONIC.
-    pub fn learn_spaces(&mut self, survey: &Survey, own: Option<NetnsId>, now_ns: u64) {
-        if let Some(drops) = &mut self.drops {
-            drops.learn(survey, own, now_ns);
-        }
+    /// Whose the namespaces of this machine are, for [`Observer::attribute_drop`]; gives the drops that have waited for
+    /// it. `own` is the machine's own; `now_ns` is CLOCK_MONOTONIC.
+    pub fn learn_spaces(&mut self, survey: &Survey, own: Option<NetnsId>, now_ns: u64) -> Vec<DropSighting> {
+        self.drops.as_mut().map_or_else(Vec::new, |drops| drops.learn(survey, own, now_ns))
     }
 
     /// Sets what the kernel side records.
@@ -224,7 +222,7 @@ impl Observer {
         Some(decode::sighting(record, Arc::clone(point)))
     }
 
-    /// Where the kernel threw a packet away; a drop in a namespace that is nobody's is counted and dropped.
+    /// Where the kernel threw a packet away; `None` if it was in a namespace that is nobody's yet.
     pub fn attribute_drop(&mut self, record: &DropRecord) -> Option<DropSighting> {
         self.drops.as_mut()?.attribute(record)
     }
@@ -329,5 +327,19 @@ fn describe(
         bridge: device.link.master,
         foreign_programs: foreign.iter().map(|program| name(program)).collect(),
         hidden_by: foreign.iter().find(runs_before).map(|program| name(program)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drop_that_was_not_told_is_a_loss_and_one_that_is_nobodys_is_none() {
+        let losses = Losses { drop_records: 2, drops_elsewhere: 5, unattributed: 1, ..Losses::default() };
+        assert_eq!(losses.total(), 3);
+        let mut sum = losses;
+        sum.add(losses);
+        assert_eq!((sum.total(), sum.drops_elsewhere), (6, 10));
     }
 }

@@ -28,7 +28,7 @@ use crate::host::netns::{Netns, NetnsId};
 use crate::host::plan::plan_points;
 use crate::host::survey::{ProblemKind, Survey};
 use crate::inventory::Inventory;
-use crate::trajectory::model::{ObservationPoint, PodRef};
+use crate::trajectory::model::{DropSighting, ObservationPoint, PodRef};
 
 /// How often the slow things are looked at: the inventory's file, who got before us on a hook.
 const CHORES: Duration = Duration::from_secs(1);
@@ -292,10 +292,8 @@ impl<'a> Observation<'a> {
                     }
                 }
                 Record::Drop(record) => {
-                    if let Some(drop) = self.observer.attribute_drop(record)
-                        && self.is_asked_for(&drop.place.node)
-                    {
-                        emit(Event::Drop(drop));
+                    if let Some(drop) = self.observer.attribute_drop(record) {
+                        self.tell_drop(drop, emit);
                     }
                 }
             }
@@ -368,12 +366,20 @@ impl<'a> Observation<'a> {
 
     fn follow_plan(&mut self, emit: &mut impl FnMut(Event)) {
         self.tell_of_drops(emit);
+        for drop in self.observer.learn_spaces(self.site.survey(), self.own, monotonic_ns()) {
+            self.tell_drop(drop, emit);
+        }
         let survey = self.site.survey();
-        self.observer.learn_spaces(survey, self.own, monotonic_ns());
         self.devices.watch_nodes(survey);
         let mut plan = plan_points(survey, &self.selection.scope());
         plan.retain(|device| self.is_asked_for(&device.node));
         self.devices.follow_plan(&plan, survey, &mut self.observer, emit);
+    }
+
+    fn tell_drop(&self, drop: DropSighting, emit: &mut impl FnMut(Event)) {
+        if self.is_asked_for(&drop.place.node) {
+            emit(Event::Drop(drop));
+        }
     }
 
     fn tell_of_drops(&mut self, emit: &mut impl FnMut(Event)) {

@@ -71,6 +71,7 @@ fn stream(pod: &str, direction: Direction, times: &[u64]) -> Stream {
         identification: 0,
         fragment: None,
         icmp: None,
+        quote: None,
         encapsulation: Vec::new(),
     };
     let sighting = |(number, time_ns): (usize, &u64)| {
@@ -81,6 +82,9 @@ fn stream(pod: &str, direction: Direction, times: &[u64]) -> Stream {
         kernel_release: String::new(),
         boot_id: pod.to_owned(),
         nodes: vec![format!("node-{pod}")],
+        watches_drops: false,
+        monotonic_ns: 0,
+        wall_ns: 0,
     };
     Stream { hello, items: times.iter().enumerate().map(sighting).collect(), points: vec![point] }
 }

@@ -85,3 +85,21 @@ impl Programs {
         fd.and_then(|fd| bpf::skipped_runs(fd.as_fd()).ok()).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_wanted_or_not_looked_at_and_not_told_is_lost_and_nothing_else_is() {
+        let mut all = DropOutcomes { skipped: 1000, ..DropOutcomes::default() };
+        for outcome in DropOutcome::ALL {
+            all.counts[*outcome as usize] = 1;
+        }
+        assert_eq!(all.lost(), 1002);
+        all.counts[DropOutcome::RingFull as usize] = 10;
+        all.counts[DropOutcome::Nested as usize] = 100;
+        assert_eq!(all.lost(), 1110);
+        assert_eq!(all.get(DropOutcome::Nested), 100);
+    }
+}

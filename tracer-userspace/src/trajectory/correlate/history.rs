@@ -50,6 +50,8 @@ pub(super) enum Relation {
         /// No sender makes two such packets: its IPv4 id is the same.
         proven: bool,
     },
+    /// The same packet, at a point where it was before.
+    Loop,
 }
 
 /// What is remembered that an ICMP error quotes.
@@ -335,12 +337,18 @@ pub(super) struct Passage {
     /// In the point's clock, nanoseconds.
     pub(super) time_ns: u64,
     pub(super) range: Range,
+    pub(super) ttl: u8,
 }
 
 impl Passage {
     pub(super) fn of(segment: &Segment) -> Self {
         let sighting = &segment.sighting;
-        Self { point: sighting.point.id, time_ns: sighting.time_ns, range: segment.range }
+        Self {
+            point: sighting.point.id,
+            time_ns: sighting.time_ns,
+            range: segment.range,
+            ttl: sighting.packet.ttl,
+        }
     }
 
     /// Whether both show some of the same bytes at the same point.

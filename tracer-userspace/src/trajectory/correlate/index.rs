@@ -157,6 +157,11 @@ impl Index {
         }
     }
 
+    /// Whether any packet of a stream is under way.
+    pub(super) fn has_bytes(&self, key: u64) -> bool {
+        self.streams.contains_key(&key)
+    }
+
     pub(super) fn insert_bytes(&mut self, key: u64, range: Range, slot: u32) {
         let spare = &mut self.spare;
         let stream = self.streams.entry(key).or_insert_with(|| Stream {

@@ -35,7 +35,9 @@ impl<D: Directory> Correlator<D> {
             self.join(slot, sighting, range);
             return;
         }
-        if let Some((datagram, range)) = datagram_of(&sighting.packet, self.hash) {
+        if let Some((datagram, range)) = datagram_of(&sighting.packet, self.hash)
+            && self.index.has_bytes(datagram)
+        {
             let chosen = self.find_pieces(&sighting, datagram, range);
             if !chosen.is_empty() {
                 self.place_bytes(&chosen, sighting, datagram, range);
@@ -411,10 +413,14 @@ impl<D: Directory> Correlator<D> {
         let (Some(first), Some(second)) = (&self.slots[a as usize], &self.slots[b as usize]) else { return };
         let on_the_wire = !first.is_on_node_of(sighting) && !second.is_on_node_of(sighting);
         if on_the_wire || has_stalled(first, second, sighting) || has_stalled(second, first, sighting) {
-            for slot in [a, b] {
-                if let Some(open) = self.slots[slot as usize].as_mut() {
-                    open.undecided = true;
-                }
+            self.mark_undecided([a, b]);
+        }
+    }
+
+    fn mark_undecided(&mut self, slots: [u32; 2]) {
+        for slot in slots {
+            if let Some(open) = self.slots[slot as usize].as_mut() {
+                open.undecided = true;
             }
         }
     }
@@ -429,10 +435,21 @@ impl<D: Directory> Correlator<D> {
             };
             let Some(first) = open.segments.first().map(|segment| &segment.sighting) else { continue };
             let crosses = rival.is_mistakable()
-                || rival.segments.iter().any(|segment| segment.sighting.point.clock != first.point.clock);
-            if other != slot && crosses && !has_id(&first.packet) && rival.has_ends_of(first, &self.directory)
+                || rival.segments.iter().any(|segment| segment.sighting.point.node != first.point.node);
+            if other == slot
+                || !crosses
+                || has_id(&first.packet)
+                || !rival.has_ends_of(first, &self.directory)
             {
+                continue;
+            }
+            // One that has arrived before this one was sent, by the same clock, cannot have its records.
+            let is_before = |sighting: &Sighting| {
+                sighting.point.clock == first.point.clock && sighting.time_ns <= first.time_ns
+            };
+            if !rival.segments.iter().all(|segment| is_before(&segment.sighting)) {
                 self.remember_rivals(slot, other);
+                self.mark_undecided([slot, other]);
             }
         }
         self.found = found;

@@ -222,11 +222,11 @@ impl Open {
     }
 
     /// Whether another packet with the same content could have taken its place at a hop: nothing numbers it, and its
-    /// hops come in several streams, whose records have no order between them.
+    /// hops are on several nodes, whose records have no order between them.
     pub(super) fn is_mistakable(&self) -> bool {
         let Some(first) = self.segments.first().map(|segment| &segment.sighting) else { return false };
         !has_id(&first.packet)
-            && self.segments.iter().any(|segment| segment.sighting.point.clock != first.point.clock)
+            && self.segments.iter().any(|segment| segment.sighting.point.node != first.point.node)
     }
 
     /// Whether it was seen on the node of a sighting.

@@ -46,33 +46,40 @@ impl<D: Directory> Correlator<D> {
     pub(super) fn earlier(&self, open: &Open, trajectory: &Trajectory) -> Option<Earlier> {
         let mut latest: Option<Earlier> = None;
         for kin in &open.kin {
-            let Some((hop, after_ns)) = self.first_common_hop(kin, open, &trajectory.hops) else { continue };
-            let is_told = match kin.relation {
-                Relation::Retransmission | Relation::Copy { proven: true } => true,
-                Relation::Copy { proven: false } => is_made_on_the_way(trajectory, hop),
+            let Some((hop, here, there)) = self.first_common_hop(kin, open, &trajectory.hops) else {
+                continue;
             };
-            if is_told && latest.is_none_or(|latest| after_ns < latest.after_ns) {
-                latest = Some(Earlier { handle: kin.handle, relation: kin.relation, after_ns });
+            let Some(after_ns) = here.time_ns.checked_sub(there.time_ns).filter(|ns| *ns > 0) else {
+                continue;
+            };
+            let relation = match kin.relation {
+                // Two copies have come the same way.
+                Relation::Copy { proven: true } if here.ttl < there.ttl => Relation::Loop,
+                Relation::Copy { .. } if here.ttl != there.ttl => continue,
+                Relation::Copy { proven: false } if !is_made_on_the_way(trajectory, hop) => continue,
+                relation => relation,
+            };
+            if latest.is_none_or(|latest| after_ns < latest.after_ns) {
+                latest = Some(Earlier { handle: kin.handle, relation, after_ns });
             }
         }
         latest
     }
 
-    /// The first hop that another packet had passed before with some of the same bytes, and how long before.
-    fn first_common_hop(&self, kin: &Kin, open: &Open, hops: &[Hop]) -> Option<(usize, u64)> {
+    /// The first hop that another packet passed too with some of the same bytes: its index, and when each was there.
+    fn first_common_hop(&self, kin: &Kin, open: &Open, hops: &[Hop]) -> Option<(usize, Passage, Passage)> {
         let there: Vec<Passage> = match self.get(kin.handle) {
             Some(other) => other.segments.iter().map(Passage::of).collect(),
             None => self.history.passages_of(kin.handle.serial).collect(),
         };
-        let (index, here, there) = hops.iter().enumerate().find_map(|(index, hop)| {
+        hops.iter().enumerate().find_map(|(index, hop)| {
             let here = open.segments.iter().map(Passage::of).filter(|passage| passage.point == hop.point.id);
             let meetings = here.filter_map(|here| {
-                let others = there.iter().filter(|there| there.meets(&here)).map(|there| there.time_ns);
-                others.min().map(|there| (index, here.time_ns, there))
+                let others = there.iter().filter(|there| there.meets(&here));
+                others.min_by_key(|there| there.time_ns).map(|there| (index, here, *there))
             });
-            meetings.min()
-        })?;
-        here.checked_sub(there).filter(|after_ns| *after_ns > 0).map(|after_ns| (index, after_ns))
+            meetings.min_by_key(|(_, here, _)| here.time_ns)
+        })
     }
 
     /// The packet that an ICMP error quotes. Both may have been translated, so it is looked for as the error was at
@@ -105,6 +112,9 @@ impl<D: Directory> Correlator<D> {
                 finished.trajectory.retransmission_after_ns = Some(earlier.after_ns);
             }
             Relation::Copy { .. } => finished.trajectory.duplicate_of = Some(id),
+            Relation::Loop => finished.trajectory.notes.push(format!(
+                "the packet of #{id}, here once more with a lower TTL: its way is a loop of routes"
+            )),
         }
     }
 

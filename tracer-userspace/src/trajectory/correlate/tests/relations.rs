@@ -151,6 +151,28 @@ fn a_datagram_without_id_that_begins_on_the_way_is_a_duplicate_unless_records_we
     assert!(out.iter().all(|t| t.duplicate_of.is_none()));
 }
 
+#[test]
+fn a_packet_that_comes_round_again_is_no_duplicate_but_in_a_loop_of_routes() {
+    let world = two_nodes(false, "");
+    let steps: &[Step<'_>] = &[
+        ("n1/curl:eth0>", &[]),
+        ("n1/vethcurl<", &[]),
+        ("n1/eth0>", &[Change::Ttl]),
+        ("n2/eth0<", &[]),
+        ("n2/eth0>", &[Change::Ttl]),
+        ("n1/eth0<", &[]),
+        ("n1/eth0>", &[Change::Ttl]),
+        ("n2/eth0<", &[]),
+    ];
+    let out = world.correlate(world.walk(SECOND, &udp((CURL, 5000), (HTTPBIN, 53), 40, 77, 1), steps));
+    assert_eq!(
+        out.iter().map(|t| (t.hops.len(), t.duplicate_of)).collect::<Vec<_>>(),
+        [(6, None), (2, None)]
+    );
+    let note = "the packet of #1, here once more with a lower TTL: its way is a loop of routes";
+    assert!(out[1].notes.iter().any(|told| told == note), "{:?}", out[1].notes);
+}
+
 /// A packet that dies on the second node, and the error about it.
 fn exceeded(world: &World, packet: &Packet, way: &[Step<'_>]) -> (Vec<Sighting>, Vec<Sighting>) {
     let sent = world.walk(SECOND, packet, &way[..6]);
