@@ -305,18 +305,6 @@ fn label_of(run: &Run, trajectory: &Trajectory) -> BTreeSet<usize> {
     hops.fold(first, |common, here| common.intersection(here).copied().collect())
 }
 
-/// Which of two clocks comes first decides how an estimate is rounded, and whose seconds it is in.
-fn is_same_leg(one: &Leg, other: &Leg) -> bool {
-    let is_close = |one: u64, other: u64| one.abs_diff(other) <= 2 + one / 100;
-    match (one.latency, other.latency) {
-        (
-            Latency::Estimated { ns, error_ns },
-            Latency::Estimated { ns: other_ns, error_ns: other_error_ns },
-        ) => one.from == other.from && is_close(ns, other_ns) && is_close(error_ns, other_error_ns),
-        _ => one == other,
-    }
-}
-
 fn weather(lost: u64, copied: u64, held_up_us: u64, equal: u64) -> Weather {
     Weather { lost, copied, held_up_ns: held_up_us * 1000, equal }
 }
