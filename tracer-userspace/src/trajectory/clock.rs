@@ -122,8 +122,8 @@ impl Clocks {
     /// can come.
     #[must_use]
     pub fn is_settled(&self, left: Moment, arrived: Moment) -> bool {
-        let Some((key, way, at_ns, _)) = crossing(left, arrived) else { return true };
-        self.pairs.get(&key).is_some_and(|pair| pair.is_settled(way, at_ns))
+        let Some((key, way, at_ns, ahead_ns)) = crossing(left, arrived) else { return true };
+        self.pairs.get(&key).is_some_and(|pair| pair.is_settled(way, at_ns, ahead_ns))
     }
 
     /// By how much `other` is ahead of a clock at a moment of that; `None` where it cannot be told.

@@ -30,8 +30,10 @@ pub(super) struct Pair {
     rate: Rate,
     /// When the rate was last found from nothing but what is remembered.
     rated_ns: i64,
-    /// The latest packet each way, whether or not it told anything.
-    seen_ns: [Option<i64>; 2],
+    /// The latest that was learnt, of the first clock.
+    newest_ns: Option<i64>,
+    /// When the latest packet each way arrived, of the clock there, whether or not it told anything.
+    arrived_ns: [Option<i64>; 2],
     /// Where all began anew after a contradiction: what was before is another matter.
     since_ns: Option<i64>,
 }
@@ -50,8 +52,10 @@ impl Pair {
         if !is_possible {
             *self = Self { since_ns: Some(at_ns), ..Self::default() };
         }
-        let seen_ns = &mut self.seen_ns[way as usize];
-        *seen_ns = (*seen_ns).max(Some(at_ns));
+        self.newest_ns = self.newest_ns.max(Some(at_ns));
+        let [_, arrived_ns] = times(way, at_ns, ahead_ns);
+        let latest_ns = &mut self.arrived_ns[way as usize];
+        *latest_ns = (*latest_ns).max(Some(arrived_ns));
         self.take(way, Bound { at_ns, ns: ahead_ns });
         self.forget();
         is_possible
@@ -71,7 +75,7 @@ impl Pair {
 
     /// By how much the second clock is ahead when itself it shows `second_ns`.
     pub(super) fn ahead_when(&self, second_ns: i64) -> Option<Interval> {
-        let mut at_ns = self.newest_ns()?;
+        let mut at_ns = self.newest_ns?;
         // What is read at a wrong moment is wrong by the drift since: each turn is closer by two digits.
         for _ in 0..4 {
             let Interval { least, most } = self.ahead(at_ns).ok()?;
@@ -80,14 +84,16 @@ impl Pair {
         self.ahead(at_ns).ok()
     }
 
-    /// Whether later packets cannot tell much about one that went this way.
-    pub(super) fn is_settled(&self, way: Way, at_ns: i64) -> bool {
+    /// Whether later packets cannot tell much about one that went this way: since it left, one the other way has arrived
+    /// where it came from.
+    pub(super) fn is_settled(&self, way: Way, at_ns: i64, ahead_ns: i64) -> bool {
         let other = match way {
             Way::There => Way::Back,
             Way::Back => Way::There,
         };
+        let [left_ns, _] = times(way, at_ns, ahead_ns);
         self.is_before_the_beginning(at_ns)
-            || self.seen_ns[other as usize].is_some_and(|seen_ns| seen_ns >= at_ns)
+            || self.arrived_ns[other as usize].is_some_and(|arrived_ns| arrived_ns >= left_ns)
     }
 
     /// Bounds in memory.
@@ -108,12 +114,8 @@ impl Pair {
         self.since_ns.is_some_and(|since_ns| at_ns < since_ns)
     }
 
-    fn newest_ns(&self) -> Option<i64> {
-        self.seen_ns.into_iter().flatten().max()
-    }
-
     fn horizon_ns(&self) -> i64 {
-        self.newest_ns().map_or(i64::MIN, |newest_ns| newest_ns - WINDOW_NS)
+        self.newest_ns.map_or(i64::MIN, |newest_ns| newest_ns - WINDOW_NS)
     }
 
     /// Adds a bound, unless others say as much: they say as much about the rate too.
@@ -152,5 +154,13 @@ impl Pair {
                 self.rate.learn(*above, below.negated());
             }
         }
+    }
+}
+
+/// When a packet left and arrived, each of the clock there.
+fn times(way: Way, at_ns: i64, ahead_ns: i64) -> [i64; 2] {
+    match way {
+        Way::There => [at_ns, at_ns + ahead_ns],
+        Way::Back => [at_ns + ahead_ns, at_ns],
     }
 }
