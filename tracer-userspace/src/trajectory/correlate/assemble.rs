@@ -190,14 +190,25 @@ impl Judged {
     }
 
     /// Whether the packet was thrown away, and all hops before that are known.
-    pub(super) fn is_dropped(&self, open: &Open) -> bool {
+    pub(super) fn is_dropped<D: Directory + ?Sized>(&self, open: &Open, directory: &D) -> bool {
         let mut before_end =
             self.expectation.steps.iter().rev().skip_while(|step| matches!(step, Step::Missing(_)));
-        self.dropped(open).next().is_some()
+        self.deciding_drop(open, directory).is_some()
             && before_end.all(|step| match step {
                 Step::Seen(_) => true,
                 Step::Missing(absent) => absent.why.is_explained(),
             })
+    }
+
+    /// The drop that is its end.
+    fn deciding_drop<'a, D: Directory + ?Sized>(
+        &'a self,
+        open: &'a Open,
+        directory: &D,
+    ) -> Option<&'a DropSighting> {
+        let last = self.gathered.last().map(|hop| &open.segments[hop.first].sighting);
+        let arrived = last.filter(|_| self.expectation.end == End::Delivered);
+        dropped::deciding(self.dropped(open), arrived, directory)
     }
 
     /// What the kernel threw away of it.
@@ -379,8 +390,7 @@ impl Judged {
         directory: &D,
         notes: &mut Vec<String>,
     ) -> Verdict {
-        let delivered_at = if self.expectation.end == End::Delivered { hops.last() } else { None };
-        if let Some(drop) = dropped::deciding(self.dropped(open), delivered_at) {
+        if let Some(drop) = self.deciding_drop(open, directory) {
             let before = |hop: &Hop| hop.point.clock == drop.clock && hop.time_ns <= drop.time_ns;
             let after = hops.iter().rposition(before).or_else(|| hops.len().checked_sub(1));
             let advice = drops::advice(drop, after.map(|hop| &*hops[hop].point), directory);

@@ -13,7 +13,9 @@ use crate::trajectory::correlate::open::{Handle, Open, same_content};
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::correlate::{Correlator, Done};
 use crate::trajectory::drops;
-use crate::trajectory::model::{Directory, DropSighting, Dropped, Owner, Packet, Trajectory, Verdict};
+use crate::trajectory::model::{
+    Directory, DropSighting, Dropped, Owner, Packet, Sighting, Trajectory, Verdict,
+};
 use crate::trajectory::rewrite::{self, Endpoint, Judgement};
 
 /// Most drops that wait for their packets.
@@ -217,29 +219,37 @@ impl<D: Directory> Correlator<D> {
     }
 }
 
-/// Of the drops of a packet the last that says what became of it: any, if it did not arrive; if it did, one behind the
-/// last hop that was no tidying up.
+/// Of the drops of a packet the last that says what became of it: any on its way; where it was going, one that is no
+/// tidying up behind the last hop. `arrived` is that hop, if it was seen: what is freed elsewhere then is a copy.
 pub(super) fn deciding<'a>(
     dropped: impl Iterator<Item = &'a DropSighting>,
-    delivered_at: Option<&crate::trajectory::model::Hop>,
+    arrived: Option<&Sighting>,
+    directory: &(impl Directory + ?Sized),
 ) -> Option<&'a DropSighting> {
-    let decides = |drop: &&DropSighting| match delivered_at {
-        None => true,
+    let decides = |drop: &&DropSighting| match arrived {
         Some(last) => {
             drop.clock == last.point.clock
                 && drop.time_ns >= last.time_ns
                 && drop.place.pod == last.point.pod
                 && drops::ends_delivered(&drop.reason, &drop.packet)
         }
+        // Its last record may be missing.
+        None => !is_at_destination(drop, directory) || drops::ends_delivered(&drop.reason, &drop.packet),
     };
     dropped.filter(decides).max_by_key(|drop| drop.time_ns)
 }
 
+fn is_at_destination(drop: &DropSighting, directory: &(impl Directory + ?Sized)) -> bool {
+    match (directory.owner(drop.packet.destination, drop.time_ns), &drop.place.pod) {
+        (Owner::Pod { pod, .. }, Some(here)) => pod == *here,
+        (Owner::Node(node), None) => node == drop.place.node,
+        _ => false,
+    }
+}
+
 /// Whether the packet that was thrown away can be this one.
 fn fits_drop(open: &Open, drop: &DropSighting, range: Range, directory: &(impl Directory + ?Sized)) -> bool {
-    let goes_on = |sighting: &crate::trajectory::model::Sighting| {
-        sighting.point.clock == drop.clock && sighting.time_ns > drop.time_ns
-    };
+    let goes_on = |sighting: &Sighting| sighting.point.clock == drop.clock && sighting.time_ns > drop.time_ns;
     let content = open.segments.iter().all(|segment| {
         let overlap = segment.range.overlaps(range);
         let packet = &segment.sighting.packet;

@@ -86,7 +86,8 @@ impl<D: Directory> Correlator<D> {
         }
         let mut judged = self.judge(open, None);
         let only = if judged.len() == 1 { judged.pop()? } else { return None };
-        (only.is_complete() || only.is_dropped(open)).then_some((only, Handle { slot, serial: open.serial }))
+        (only.is_complete() || only.is_dropped(open, &self.directory))
+            .then_some((only, Handle { slot, serial: open.serial }))
     }
 
     fn judge(&self, open: &Open, cut_short: Option<&'static str>) -> Vec<Judged> {

@@ -232,3 +232,20 @@ fn a_dropped_packet_waits_for_records_of_its_earlier_hops() {
 
     assert_eq!((out.len(), out[0].hops.len(), dropped(&out[0]).after), (1, 6, Some(5)));
 }
+
+#[test]
+fn what_is_tidied_up_at_the_destination_ends_no_packet_whose_last_record_is_missing() {
+    let world = two_nodes_with_one_clock("vxlan");
+    let data = tcp((CURL, 40_000), (HTTPBIN, 80), 1, 100, ACK | PSH);
+    for reason in ["QUEUE_PURGE", "NOT_SPECIFIED", "TCP_OLD_DATA"] {
+        let mut correlator = watching(&world);
+        let drop = drop_at(&world, "n2/httpbin", reason, SECOND + 9_000, &data);
+
+        push(&mut correlator, &world.walk(SECOND, &data, &ROUTED[..6]), &[drop]);
+        correlator.report_loss(&Arc::from("n2"), 1, SECOND);
+        let out = told(&mut correlator, SECOND + 700 * MS);
+
+        assert_eq!(out.len(), 1);
+        assert!(matches!(out[0].verdict, Verdict::Unknown { .. }), "{reason}: {:?}", out[0].verdict);
+    }
+}
