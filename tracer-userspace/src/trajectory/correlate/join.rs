@@ -8,7 +8,7 @@ use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment, Values
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::correlate::{Correlator, MAX_EQUAL, STALLED_NS};
 use crate::trajectory::model::{Directory, Owner, Sighting};
-use crate::trajectory::order::{Ends, Place, is_upstream};
+use crate::trajectory::order::{Ends, Place, Stage, is_upstream};
 use crate::trajectory::rewrite::Endpoint;
 
 impl<D: Directory> Correlator<D> {
@@ -447,7 +447,9 @@ impl<D: Directory> Correlator<D> {
             let is_before = |sighting: &Sighting| {
                 sighting.point.clock == first.point.clock && sighting.time_ns <= first.time_ns
             };
-            if !rival.segments.iter().all(|segment| is_before(&segment.sighting)) {
+            // First seen on its way it may have been sent long before.
+            let begins_here = Stage::of(&first.point).rank() < 2;
+            if !begins_here || !rival.segments.iter().all(|segment| is_before(&segment.sighting)) {
                 self.remember_rivals(slot, other);
                 self.mark_undecided([slot, other]);
             }
