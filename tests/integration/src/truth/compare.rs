@@ -149,7 +149,10 @@ impl Watched<'_> {
     #[track_caller]
     fn assert_consistent(&self, trajectory: &Trajectory) {
         assert!(trajectory.is_complete(), "{trajectory}");
-        assert!(trajectory.ambiguous.is_none() && trajectory.notes.is_empty(), "{trajectory}");
+        assert!(trajectory.ambiguous.is_none(), "{trajectory}");
+        // Who follows a Service and asks its pod directly is told so.
+        let is_direct = |note: &String| note.starts_with("sent to the endpoint itself");
+        assert!(trajectory.notes.iter().all(is_direct), "{trajectory}");
         // A busy machine may send again what was not late; then it must be so.
         if let Some(id) = trajectory.retransmission_of {
             let is_the_same = |earlier: &&Trajectory| {
