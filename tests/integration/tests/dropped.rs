@@ -37,7 +37,10 @@ struct Case {
 
 impl Case {
     fn start() -> Self {
-        let lab = Lab::build(Topology::RoutedVxlan).unwrap();
+        Self::follow(Lab::build(Topology::RoutedVxlan).unwrap())
+    }
+
+    fn follow(lab: Lab) -> Self {
         let follow = Tracer::new(&lab).unwrap().follow(&["--pod", "curl", "--to", "httpbin"]).unwrap();
         Self { lab, follow }
     }
@@ -232,15 +235,17 @@ fn what_dies_in_its_pod_before_the_first_hook_is_told_by_its_drop() {
 
 #[test]
 fn what_a_tc_program_drops_names_the_program() {
-    let case = Case::start();
-    let (place, device, direction) = case.leaves_curl();
+    let lab = Lab::build(Topology::RoutedVxlan).unwrap();
     let hook = if has_tcx() { ForeignHook::TcxTail } else { ForeignHook::Clsact };
     let program = Foreign { hook, verdict: ForeignVerdict::Drop };
     // The program drops ARP as well.
-    let httpbin = case.lab.pod("httpbin").ipv4();
-    assert_eq!(case.lab.pod("curl").ping(httpbin.into(), 1).unwrap().received, 1);
+    let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
+    assert_eq!(curl.ping(httpbin.ipv4().into(), 1).unwrap().received, 1);
+    // Before we attach: a legacy filter that comes later is in front of us for a moment.
+    let program = lab.attach_foreign(NODE_1, curl.host_device(), Ingress, &program).unwrap();
+    let case = Case::follow(lab);
+    let (place, device, direction) = case.leaves_curl();
 
-    let program = case.lab.attach_foreign(NODE_1, &device, Ingress, &program).unwrap();
     case.send_udp(9007, ONE);
 
     let expected = Expected {
