@@ -95,7 +95,10 @@ fn report(
 ) -> Result<DropOutcome, DropOutcome> {
     let buffer = arguments.socket_buffer().ok_or(DropOutcome::Unreadable)?;
     let packet = buffer.bytes().ok_or(DropOutcome::NotIp)?;
-    let reader = CopyReader::new(&packet, copy).ok_or(DropOutcome::Unreadable)?;
+    if !copy.take(&packet) {
+        return Err(DropOutcome::Unreadable);
+    }
+    let reader = CopyReader(copy);
     let config = filter::config().ok_or(DropOutcome::Internal)?;
     headers.parse(&reader, Link::None, &config.vxlan_ports)?;
     let follows = filter::wanted_by(&reader, headers, config)?;
@@ -147,28 +150,32 @@ fn count(outcome: DropOutcome) {
     }
 }
 
-/// Reads the copy of a packet's beginning.
-struct CopyReader<'a>(&'a Beginning);
-
-impl<'a> CopyReader<'a> {
-    /// Copies it; `None` if the kernel's memory cannot be read.
+impl Beginning {
+    /// Copies a packet's beginning; false if the kernel's memory cannot be read. verifier: no `Option` of a reader, which
+    /// would be a pointer that may be null, and before Linux 6.6 a helper's result that was found not to be 0 is not known
+    /// to be that at the next look.
     #[inline(always)]
-    fn new(packet: &Bytes, copy: &'a mut Beginning) -> Option<Self> {
+    fn take(&mut self, packet: &Bytes) -> bool {
         const MOST: u32 = COPY_BYTES as u32 - 1;
-        copy.copied = packet.linear.min(MOST);
-        copy.length = packet.length;
-        let mut size = u64::from(copy.copied);
+        self.copied = packet.linear.min(MOST);
+        self.length = packet.length;
+        let mut size = u64::from(self.copied);
         // SAFETY: an AND on a register. verifier: the bound, right where it is used.
         unsafe {
             asm!("{0} &= {1}", inout(reg) size, const MOST, options(pure, nomem, nostack, preserves_flags))
         };
         // SAFETY: at most COPY_BYTES are written, and the helper checks the address that it reads from.
         let failed = unsafe {
-            bpf_probe_read_kernel(copy.bytes.as_mut_ptr().cast(), size as u32, packet.start as *const _)
+            bpf_probe_read_kernel(self.bytes.as_mut_ptr().cast(), size as u32, packet.start as *const _)
         };
-        (failed == 0).then_some(Self(copy))
+        failed == 0
     }
+}
 
+/// Reads the copy of a packet's beginning.
+struct CopyReader<'a>(&'a Beginning);
+
+impl CopyReader<'_> {
     #[inline(always)]
     fn copied(&self) -> u32 {
         constant(&self.0.copied)
