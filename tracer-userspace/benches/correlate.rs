@@ -218,7 +218,7 @@ fn packet(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16), flow: u32, roun
         payload_length: 0,
         gso_segments: 0,
         gso_size: 0,
-        sequence: flow << 20 | round * 3 * SEGMENT,
+        sequence: (flow << 20) | (round * 3 * SEGMENT),
         acknowledgment: flow,
         tcp_timestamps: Some((1000 + round, 2000 + round)),
         tcp_flags: ACK,

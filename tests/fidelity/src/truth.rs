@@ -169,10 +169,10 @@ fn add_departures(
         }
     }
     let mut carried_by: BTreeMap<usize, Vec<Carried>> = BTreeMap::new();
-    for from in 0..2 {
+    for (from, source) in sources.iter().enumerate() {
         let of_node: Vec<_> =
             frames.iter().filter(|(number, ..)| relay.arrivals[*number].from == from).collect();
-        let labels = sources[from].label(&of_node.iter().map(|(_, glimpse, _)| glimpse).collect::<Vec<_>>());
+        let labels = source.label(&of_node.iter().map(|(_, glimpse, _)| glimpse).collect::<Vec<_>>());
         for ((number, _, seen), labels) in of_node.into_iter().zip(labels) {
             for carried in &labels {
                 let payload = payloads[carried.emission as usize];

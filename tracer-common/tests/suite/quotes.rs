@@ -19,7 +19,9 @@ fn error((kind, code): (u8, u8), rest: [u8; 4], quoted: &[u8], length: usize) ->
 
 fn headers_of(packet: &[u8]) -> Headers {
     let mut headers = Headers::default();
-    headers.parse(&SliceReader::new(packet), Link::None, &DEFAULT_VXLAN_PORTS).unwrap();
+    headers
+        .parse(&SliceReader::new(packet), Link::None, &DEFAULT_VXLAN_PORTS)
+        .expect("a packet that is whole");
     headers
 }
 
