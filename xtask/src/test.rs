@@ -22,6 +22,9 @@ const INTEGRATION: &str = "tests/integration";
 const DEADLINE: &str = "1500";
 /// Short, for every run of the tests. `cargo xtask fuzz` runs longer.
 const FUZZ_SECONDS: u32 = 10;
+/// Random tests (proptest) begin from one seed, so that a run says the same twice; the variable sets another, and
+/// `cargo test` takes a new one each time.
+const SEED: (&str, &str) = ("PROPTEST_RNG_SEED", "20261122");
 
 /// What of it to run.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -213,6 +216,7 @@ impl Built {
     /// Runs the tests that need no privileges; returns how many harnesses had any.
     fn run_unit_tests(&self, filter: Option<&str>) -> Result<usize> {
         let privileged = [LAB, INTEGRATION].map(|dir| ebpf_build::workspace_root().join(dir));
+        let seed = env::var_os(SEED.0).unwrap_or_else(|| SEED.1.into());
         let unprivileged = self
             .programs
             .iter()
@@ -220,7 +224,7 @@ impl Built {
         run_all(unprivileged, filter, |harness| {
             let mut command = Command::new("timeout");
             command.args(harness_arguments(harness)).args(filter);
-            command.env("CARGO_MANIFEST_DIR", &harness.crate_dir);
+            command.env("CARGO_MANIFEST_DIR", &harness.crate_dir).env(SEED.0, &seed);
             command
         })
     }
