@@ -316,8 +316,8 @@ impl<'a> Merge<'a> {
 
     fn take_drop(&mut self, index: usize, drop: DropSighting) {
         let Some(clock) = self.streams[index].clock else { return };
-        let teller = *self.drop_tellers.entry((clock, drop.place.node.to_string())).or_insert(index);
-        if teller == index {
+        // Of nodes that no stream's beginning names nothing is taken.
+        if self.drop_tellers.get(&(clock, drop.place.node.to_string())) == Some(&index) {
             self.joining.take(Event::Drop(DropSighting { clock, ..drop }));
         }
     }

@@ -304,7 +304,7 @@ impl<'a> Observation<'a> {
     /// them.
     fn account_losses(&mut self, emit: &mut impl FnMut(Event)) {
         let Ok(losses) = self.observer.losses() else { return };
-        let records = losses.total() - self.losses.total();
+        let records = losses.total().saturating_sub(self.losses.total());
         if records == 0 {
             return;
         }

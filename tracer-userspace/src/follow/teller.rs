@@ -179,6 +179,7 @@ impl Teller {
             unattributed: losses.unattributed,
             drop_records: losses.drop_records,
             drops_elsewhere: losses.drops_elsewhere,
+            drops_unmatched: correlator.unmatched_drops,
             evicted: correlator.evicted,
             unrelated: correlator.unrelated,
         };

@@ -33,6 +33,8 @@ pub struct LossTotals {
     pub drop_records: u64,
     /// Drops in network namespaces that are no node's and no pod's; nothing is lost with them.
     pub drops_elsewhere: u64,
+    /// Drops that met no packet: of copies, of packets that were told before, or of which no hop was seen.
+    pub drops_unmatched: u64,
     /// Packets dropped from the correlator's memory before they were complete.
     pub evicted: u64,
     /// Packets of others that were recorded because they share an address (NAT); nothing is lost with them.
@@ -132,6 +134,13 @@ impl Summary {
                 out,
                 "drops in network namespaces that are no node's and no pod's: {}",
                 losses.drops_elsewhere
+            )?;
+        }
+        if losses.drops_unmatched > 0 {
+            writeln!(
+                out,
+                "drops that met no packet (copies, packets told before, or seen at no hook): {}",
+                losses.drops_unmatched
             )?;
         }
         let seen: Vec<String> = hooks

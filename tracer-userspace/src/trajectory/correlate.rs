@@ -309,7 +309,7 @@ impl<D: Directory> Correlator<D> {
             }
         }
         for handle in std::mem::take(&mut self.overdue) {
-            self.close(handle, None);
+            self.close(handle, Some("too many packets with the same content were under way"));
         }
         while self.expiry.front().is_some_and(|(touched, _)| touched + self.config.grace_ns <= judged) {
             let Some((touched, handle)) = self.expiry.pop_front() else { break };
@@ -327,7 +327,7 @@ impl<D: Directory> Correlator<D> {
                 self.close(handle, None);
             }
         }
-        let horizon = now.saturating_sub(64 * self.config.grace_ns);
+        let horizon = judged.saturating_sub(64 * self.config.grace_ns);
         while self.losses.events.front().is_some_and(|event| event.0 < horizon) {
             self.losses.events.pop_front();
         }

@@ -12,19 +12,27 @@ const ICMPV6_ECHO_REPLY: (u8, u8) = (58, 129);
 /// Whether a packet that has entered its destination counts as dropped when the kernel frees it there for this reason.
 ///
 /// Behind the last hook the kernel also frees what it has used: bytes that came twice, acknowledgments that say nothing
-/// new (all `TCP_*` but a wrong checksum), what nobody read before its socket was closed, and copies for listeners on
-/// the device. An echo reply that a raw socket has taken is freed as `NO_SOCKET` (net/ipv4/ping.c).
+/// new (all `TCP_*` but a wrong checksum), what nobody read before its socket was closed. An echo reply that a raw socket has taken is freed as `NO_SOCKET` (net/ipv4/ping.c).
 #[must_use]
 pub fn ends_delivered(reason: &str, packet: &Packet) -> bool {
     let is_echo_reply = packet
         .icmp
         .is_some_and(|icmp| [ICMP_ECHO_REPLY, ICMPV6_ECHO_REPLY].contains(&(packet.protocol, icmp.kind)));
     match reason {
-        "NOT_SPECIFIED" | "QUEUE_PURGE" | "SOCKET_CLOSE" | "PACKET_SOCK_ERROR" | "DUP_FRAG" => false,
+        "NOT_SPECIFIED" | "QUEUE_PURGE" | "SOCKET_CLOSE" => false,
         "NO_SOCKET" => !is_echo_reply,
         "TCP_CSUM" => true,
         _ => !reason.starts_with("TCP_"),
     }
+}
+
+/// Whether only a copy was freed, so that nothing is said about the packet: one for a listener on the device (tcpdump),
+/// or a fragment that came twice.
+#[must_use]
+pub fn frees_a_copy(drop: &DropSighting) -> bool {
+    const LISTENERS: [&str; 3] = ["packet_rcv", "tpacket_rcv", "packet_rcv_fanout"];
+    matches!(&*drop.reason, "PACKET_SOCK_ERROR" | "DUP_FRAG")
+        || drop.place.function.as_deref().is_some_and(|function| LISTENERS.contains(&function))
 }
 
 /// One sentence on what to look at. `after` is the last hop before the drop.
@@ -165,7 +173,7 @@ fn where_to_look(place: &DropPlace) -> String {
 /// Which chain: by whose packet it is in that network namespace.
 fn netfilter(drop: &DropSighting, place: &str, directory: &(impl Directory + ?Sized)) -> String {
     let is_here = |address| match (directory.owner(address, drop.time_ns), &drop.place.pod) {
-        (Owner::Pod { pod, .. }, Some(here)) => pod == *here,
+        (Owner::Pod { pod, .. }, Some(here)) => pod.is_same(here),
         (Owner::Node(node), None) => node == drop.place.node,
         _ => false,
     };

@@ -14,6 +14,16 @@ pub struct PodRef {
     pub uid: String,
 }
 
+impl PodRef {
+    /// Whether both name one pod. UIDs decide where both have one: a pod that was replaced under its name is another pod.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.namespace == other.namespace
+            && (self.uid == other.uid || self.uid.is_empty() || other.uid.is_empty())
+    }
+}
+
 /// A Service, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct ServiceRef {

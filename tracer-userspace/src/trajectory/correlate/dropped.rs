@@ -14,8 +14,9 @@ use crate::trajectory::correlate::range::Range;
 use crate::trajectory::correlate::{Correlator, Done};
 use crate::trajectory::drops;
 use crate::trajectory::model::{
-    Directory, DropSighting, Dropped, Owner, Packet, Sighting, Trajectory, Verdict,
+    Directory, DropSighting, Dropped, Owner, Packet, PodRef, Sighting, Trajectory, Verdict,
 };
+use crate::trajectory::order::Stage;
 use crate::trajectory::rewrite::{self, Endpoint, Judgement};
 
 /// Most drops that wait for their packets.
@@ -56,6 +57,10 @@ impl<D: Directory> Correlator<D> {
     /// Takes in that the kernel threw a packet away, in any order.
     pub fn push_drop(&mut self, drop: DropSighting) {
         self.counters.drops += 1;
+        if drops::frees_a_copy(&drop) {
+            self.counters.unmatched_drops += 1;
+            return;
+        }
         if self.attach(&drop) {
             return;
         }
@@ -133,7 +138,8 @@ impl<D: Directory> Correlator<D> {
         for &slot in found {
             let Some(open) = self.slots[slot as usize].as_ref() else { continue };
             let range = if open.by_range { range } else { Range::WHOLE };
-            if fits_drop(open, drop, range, &self.directory) {
+            let is_dropped = open.drops.iter().any(|dropped| dropped.range.overlaps(range));
+            if !is_dropped && fits_drop(open, drop, range, &self.directory) {
                 fits.push((latest_on_clock(open, drop), open.serial, slot));
             }
         }
@@ -146,6 +152,7 @@ impl<D: Directory> Correlator<D> {
                 None => chosen.push(slot),
                 Some(other) if self.stand_at_the_same_point(other, slot, drop) => {
                     self.remember_rivals(other, slot);
+                    self.mark_undecided([other, slot]);
                 }
                 Some(_) => {}
             }
@@ -173,14 +180,12 @@ impl<D: Directory> Correlator<D> {
     /// A drop without any hop is told where the packet began: no hook comes before. Elsewhere its packet was told
     /// already, or its hops were not observed.
     fn conclude_unseen(&mut self, drop: DropSighting) {
-        let place = &drop.place;
-        let begins_here = match (self.directory.owner(drop.packet.source, drop.time_ns), &place.pod) {
-            (Owner::Pod { pod, .. }, Some(here)) => pod == *here,
-            (Owner::Node(node), None) => node == place.node,
-            _ => false,
-        };
+        let begins_here = is_at_source(&drop, &self.directory);
+        // A pod that talks to itself: nothing of that passes a hook.
+        let is_tidied_up =
+            is_at_destination(&drop, &self.directory) && !drops::ends_delivered(&drop.reason, &drop.packet);
         let wanted = self.wants(&drop.packet);
-        let (true, Some(follows)) = (begins_here, wanted) else {
+        let (true, Some(follows)) = (begins_here && !is_tidied_up, wanted) else {
             self.counters.unmatched_drops += 1;
             return;
         };
@@ -230,19 +235,38 @@ pub(super) fn deciding<'a>(
         Some(last) => {
             drop.clock == last.point.clock
                 && drop.time_ns >= last.time_ns
-                && drop.place.pod == last.point.pod
+                && same_space(drop.place.pod.as_deref(), last.point.pod.as_deref())
                 && drops::ends_delivered(&drop.reason, &drop.packet)
         }
         // Its last record may be missing.
-        None => !is_at_destination(drop, directory) || drops::ends_delivered(&drop.reason, &drop.packet),
+        None if is_at_destination(drop, directory) => drops::ends_delivered(&drop.reason, &drop.packet),
+        // What another pod throws away is its copy, from a bridge that floods.
+        None => drop.place.pod.is_none() || is_at_source(drop, directory),
     };
     dropped.filter(decides).max_by_key(|drop| drop.time_ns)
 }
 
 fn is_at_destination(drop: &DropSighting, directory: &(impl Directory + ?Sized)) -> bool {
-    match (directory.owner(drop.packet.destination, drop.time_ns), &drop.place.pod) {
-        (Owner::Pod { pod, .. }, Some(here)) => pod == *here,
-        (Owner::Node(node), None) => node == drop.place.node,
+    is_at(drop, &directory.owner(drop.packet.destination, drop.time_ns))
+}
+
+fn is_at_source(drop: &DropSighting, directory: &(impl Directory + ?Sized)) -> bool {
+    is_at(drop, &directory.owner(drop.packet.source, drop.time_ns))
+}
+
+/// Whether it was in the owner's own network namespace.
+fn is_at(drop: &DropSighting, owner: &Owner) -> bool {
+    match (owner, drop.place.pod.as_deref()) {
+        (Owner::Pod { pod, .. }, Some(here)) => pod.is_same(here),
+        (Owner::Node(node), None) => *node == drop.place.node,
+        _ => false,
+    }
+}
+
+fn same_space(a: Option<&PodRef>, b: Option<&PodRef>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.is_same(b),
+        (None, None) => true,
         _ => false,
     }
 }
@@ -250,11 +274,17 @@ fn is_at_destination(drop: &DropSighting, directory: &(impl Directory + ?Sized))
 /// Whether the packet that was thrown away can be this one.
 fn fits_drop(open: &Open, drop: &DropSighting, range: Range, directory: &(impl Directory + ?Sized)) -> bool {
     let goes_on = |sighting: &Sighting| sighting.point.clock == drop.clock && sighting.time_ns > drop.time_ns;
+    // What its own pod throws away has not left it.
+    let in_its_pod =
+        drop.place.pod.is_some() && is_at_source(drop, directory) && !is_at_destination(drop, directory);
+    let has_left = |sighting: &Sighting| {
+        in_its_pod && sighting.point.clock == drop.clock && Stage::of(&sighting.point).rank() > 0
+    };
     let content = open.segments.iter().all(|segment| {
         let overlap = segment.range.overlaps(range);
         let packet = &segment.sighting.packet;
         same_content(packet, segment.range, &drop.packet, range, overlap)
-            && !(overlap && goes_on(&segment.sighting))
+            && !(overlap && (goes_on(&segment.sighting) || has_left(&segment.sighting)))
     });
     content
         && is_explicable(

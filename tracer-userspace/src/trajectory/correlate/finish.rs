@@ -187,11 +187,7 @@ impl<D: Directory> Correlator<D> {
     fn conclude(&mut self, open: Open, judged: Vec<Judged>) {
         let complete = judged.iter().all(Judged::is_complete);
         if !complete {
-            for &rival in &open.rivals {
-                if let Some(other) = self.get_mut(rival) {
-                    other.doubtful = true;
-                }
-            }
+            self.doubt_rivals(&open);
         }
         self.history.finished(open.serial, open.segments.iter().map(Passage::of));
         for unit in judged {
@@ -310,6 +306,15 @@ impl<D: Directory> Correlator<D> {
         emit(trajectory);
     }
 
+    /// A packet that is not known whole may have a record that another of the same content was given.
+    fn doubt_rivals(&mut self, open: &Open) {
+        for &rival in &open.rivals {
+            if let Some(other) = self.get_mut(rival) {
+                other.doubtful = true;
+            }
+        }
+    }
+
     /// Drops the oldest packet; false if there is none.
     pub(super) fn evict(&mut self) -> bool {
         while let Some(handle) = self.by_age.pop_front() {
@@ -318,6 +323,7 @@ impl<D: Directory> Correlator<D> {
                     self.unlink(handle.slot);
                 }
                 if let Some(open) = self.take(handle.slot) {
+                    self.doubt_rivals(&open);
                     self.recycle(open.segments);
                 }
                 self.counters.evicted += 1;

@@ -417,7 +417,7 @@ impl<D: Directory> Correlator<D> {
         }
     }
 
-    fn mark_undecided(&mut self, slots: [u32; 2]) {
+    pub(super) fn mark_undecided(&mut self, slots: [u32; 2]) {
         for slot in slots {
             if let Some(open) = self.slots[slot as usize].as_mut() {
                 open.undecided = true;

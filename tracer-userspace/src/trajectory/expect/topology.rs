@@ -148,13 +148,8 @@ impl Topology {
     }
 }
 
-/// UIDs decide where both sides have one: a pod that was replaced under its name is another pod.
 fn same_pod(a: Option<&PodRef>, b: &PodRef) -> bool {
-    a.is_some_and(|a| {
-        a.name == b.name
-            && a.namespace == b.namespace
-            && (a.uid == b.uid || a.uid.is_empty() || b.uid.is_empty())
-    })
+    a.is_some_and(|a| a.is_same(b))
 }
 
 /// What complete trajectories of the same run have shown.

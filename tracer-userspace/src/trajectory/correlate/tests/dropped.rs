@@ -249,3 +249,62 @@ fn what_is_tidied_up_at_the_destination_ends_no_packet_whose_last_record_is_miss
         assert!(matches!(out[0].verdict, Verdict::Unknown { .. }), "{reason}: {:?}", out[0].verdict);
     }
 }
+
+#[test]
+fn a_copy_that_is_dropped_does_not_end_the_packet_that_went_on() {
+    let world = two_nodes_with_one_clock("vxlan");
+    let packet = ping(CURL, HTTPBIN, 1);
+    for (place, reason) in [("n1", "PACKET_SOCK_ERROR"), ("n1/dns", "OTHERHOST")] {
+        let mut correlator = watching(&world);
+        let copy = drop_at(&world, place, reason, SECOND + 9_000, &packet);
+
+        push(&mut correlator, &world.walk(SECOND, &packet, &ROUTED[..4]), &[copy]);
+        let out = told(&mut correlator, SECOND + 700 * MS);
+
+        assert_eq!(out.len(), 1);
+        assert!(matches!(out[0].verdict, Verdict::Lost { .. }), "{reason}: {:?}", out[0].verdict);
+    }
+}
+
+#[test]
+fn two_drops_of_equal_packets_end_both() {
+    let world = two_nodes_with_one_clock("vxlan");
+    let mut correlator = watching(&world);
+    let packet = udp((CURL, 5000), (HTTPBIN, 9000), 20, 0, 7);
+    let mut seen = world.walk(SECOND, &packet, ROUTED);
+    seen.extend(world.walk(SECOND + 100, &packet, ROUTED));
+    let drops = [50_000, 60_000]
+        .map(|after| drop_at(&world, "n2/httpbin", "SOCKET_RCVBUFF", SECOND + after, &packet));
+
+    push(&mut correlator, &seen, &drops);
+    let out = told(&mut correlator, SECOND + 700 * MS);
+
+    assert_eq!(out.len(), 2);
+    out.iter().for_each(|trajectory| drop(dropped(trajectory)));
+}
+
+#[test]
+fn what_its_own_pod_drops_is_not_an_equal_packet_that_has_left() {
+    let world = two_nodes_with_one_clock("vxlan");
+    let mut correlator = watching(&world);
+    let packet = udp((CURL, 5000), (HTTPBIN, 9000), 20, 0, 7);
+    let again = drop_at(&world, "n1/curl", "NETFILTER_DROP", SECOND + MS, &packet);
+
+    push(&mut correlator, &world.walk(SECOND, &packet, &ROUTED[..4]), &[again]);
+    let out = told(&mut correlator, SECOND + 700 * MS);
+
+    let ends: Vec<_> = out.iter().map(|t| (t.hops.len(), matches!(t.verdict, Verdict::Dropped(_)))).collect();
+    assert!(ends.contains(&(4, false)) && ends.contains(&(0, true)), "{ends:?}");
+}
+
+#[test]
+fn a_pod_that_talks_to_itself_drops_nothing_by_tidying_up() {
+    let world = two_nodes(false, "vxlan");
+    let mut correlator = watching(&world);
+    let packet = tcp((CURL, 40_000), (CURL, 80), 1, 100, ACK | PSH);
+
+    push(&mut correlator, &[], &[drop_at(&world, "n1/curl", "TCP_OLD_DATA", SECOND, &packet)]);
+    let out = told(&mut correlator, SECOND + 700 * MS);
+
+    assert_eq!((out.len(), correlator.counters().unmatched_drops), (0, 1));
+}
