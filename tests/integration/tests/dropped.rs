@@ -5,7 +5,7 @@
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use tracer_integration::{Follow, Tracer, Trajectory, Verdict, has_tcx, kernel_version};
+use tracer_integration::{Attach, Follow, Tracer, Trajectory, Verdict, attach, kernel_version};
 use tracer_lab::Direction::Ingress;
 use tracer_lab::{Fault, Flood, Foreign, ForeignHook, ForeignVerdict, Lab, Topology};
 
@@ -88,6 +88,11 @@ impl Case {
 }
 
 const ONE: Flood = Flood { packets: 1, payload: 100, rate: None };
+
+/// A legacy filter of ours sees nothing behind a TCX program that ends the chain.
+fn hook_behind_ours() -> ForeignHook {
+    if attach() == Attach::Tcx { ForeignHook::TcxTail } else { ForeignHook::Clsact }
+}
 
 fn udp_to(port: u16) -> impl Fn(&Trajectory) -> bool {
     move |told| told.protocol == "udp" && told.dst.port == Some(port)
@@ -212,7 +217,7 @@ fn what_a_pods_sockets_drop_says_that_nothing_listens_or_reads() {
 fn what_dies_in_its_pod_before_the_first_hook_is_told_by_its_drop() {
     let case = Case::start();
     let (_, device, _) = case.leaves_curl();
-    let hook = if has_tcx() { ForeignHook::TcxTail } else { ForeignHook::Clsact };
+    let hook = hook_behind_ours();
     let program = Foreign { hook, verdict: ForeignVerdict::Drop };
 
     let _program = case.lab.attach_foreign(NODE_1, &device, Ingress, &program).unwrap();
@@ -236,7 +241,7 @@ fn what_dies_in_its_pod_before_the_first_hook_is_told_by_its_drop() {
 #[test]
 fn what_a_tc_program_drops_names_the_program() {
     let lab = Lab::build(Topology::RoutedVxlan).unwrap();
-    let hook = if has_tcx() { ForeignHook::TcxTail } else { ForeignHook::Clsact };
+    let hook = hook_behind_ours();
     let program = Foreign { hook, verdict: ForeignVerdict::Drop };
     // The program drops ARP as well.
     let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
