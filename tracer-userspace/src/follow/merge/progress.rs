@@ -4,14 +4,22 @@
 //! fits all heartbeats, which the one with the least delay shows, and its arrival. Clocks may run at different rates:
 //! what the least delay says is allowed to grow by 2 % of the time that passes, so that a clock that runs slowly does
 //! not look like an ever later stream, while a stream that was held up for a while does.
+//!
+//! The first heartbeats may all be late: both sides are starting. Until there are a few, the moment counts as earlier.
 
 /// By how much two clocks may drift apart: one part in this. NTP corrects up to 1 in 2000; the tick of a clock can be
 /// set to differ by 1 in 10.
 const DRIFT: u64 = 50;
 
+/// So many heartbeats show the least delay.
+const ENOUGH_BEATS: u32 = 5;
+/// How late the heartbeats before that may be, nanoseconds.
+const LATE_AT_FIRST_NS: i128 = 1_000_000_000;
+
 /// See the module. Times in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
+    beats: u32,
     latest: Option<Beat>,
 }
 
@@ -31,7 +39,10 @@ impl Progress {
             let passed = arrived_ns.saturating_sub(latest.arrived_ns);
             delay.min(latest.least_delay + i128::from(passed / DRIFT))
         });
-        let until = u64::try_from(i128::from(theirs_ns) + least_delay).unwrap_or(0).min(arrived_ns);
+        self.beats = self.beats.saturating_add(1);
+        let allowance = if self.beats < ENOUGH_BEATS { LATE_AT_FIRST_NS } else { 0 };
+        let until = i128::from(theirs_ns) + least_delay - allowance;
+        let until = u64::try_from(until).unwrap_or(0).min(arrived_ns);
         let until_ns = until.max(self.until_ns().unwrap_or(0));
         self.latest = Some(Beat { arrived_ns, least_delay, until_ns });
     }
@@ -53,11 +64,27 @@ mod tests {
         for offset in [0, 37_000 * MS, 1 << 62] {
             let mut progress = Progress::default();
             assert_eq!(progress.until_ns(), None);
-            for at in [1000, 1100, 1200] {
+            for at in (1000..1500).step_by(100) {
+                progress.beat(offset + at * MS, (at + 5) * MS);
+                assert!(progress.until_ns().is_some());
+            }
+            for at in [1500, 1600, 1700] {
                 progress.beat(offset + at * MS, (at + 5) * MS);
                 assert_eq!(progress.until_ns(), Some((at + 5) * MS));
             }
         }
+    }
+
+    #[test]
+    fn a_stream_whose_first_heartbeat_was_late_and_that_stalls_is_not_thought_further_than_it_is() {
+        let mut progress = Progress::default();
+        progress.beat(1000 * MS, 1900 * MS);
+        progress.beat(1000 * MS, 4000 * MS);
+        assert!(progress.until_ns().unwrap() <= 1000 * MS);
+        for at in (4000..4500).step_by(100) {
+            progress.beat(at * MS, (at + 2) * MS);
+        }
+        assert_eq!(progress.until_ns(), Some(4402 * MS));
     }
 
     #[test]
@@ -81,7 +108,7 @@ mod tests {
             for at in (0..36_000_000).step_by(100) {
                 progress.beat(at * MS / denominator * numerator, at * MS);
                 let behind = at * MS - progress.until_ns().unwrap();
-                assert!(behind < 10 * MS, "{behind} ns behind after {at} ms");
+                assert!(behind < 10 * MS || at < 500, "{behind} ns behind after {at} ms");
             }
         }
     }
