@@ -43,8 +43,13 @@ fn assert_cut_packets_are_one(topology: Topology) {
     // The NICs, or where these show nothing, the tunnel device behind them.
     let is_cut = |hop: &Hop| ["nic", "tunnel"].contains(&&*hop.role) && hop.segments > 1;
     let cut = watched.trajectories.iter().filter(|told| told.hops.iter().any(is_cut)).count();
-    // How many is the kernel's affair: a slow receiver makes the sender send little at a time.
-    assert!(cut > 0, "{topology}: none of {} packets was cut", watched.trajectories.len());
+    // How many is the kernel's affair: a slow receiver makes the sender send little at a time. Behind WireGuard's device,
+    // where the cut is, nobody can look: there one shows only if the receiver has not merged it.
+    assert!(
+        cut > 0 || topology == Topology::CalicoWireguard,
+        "{topology}: none of {} packets was cut",
+        watched.trajectories.len()
+    );
 }
 
 #[test]
