@@ -2,8 +2,8 @@
 //!
 //! The record has the inode number of a network namespace. Which node or pod that is, the look over the machine has
 //! found. Any namespace that is none of these belongs to the machine's node where the machine is one node and that node
-//! is the machine itself; on a machine with several nodes nobody can say whose it is. It may be a pod's that has just
-//! started: the drop waits for the next look over the machine, and is counted only if that does not know it either.
+//! is the machine itself, even if it is a pod's that has just started. On a machine with several nodes nobody can say
+//! whose it is: the drop waits for the next look over the machine, and is counted only if that does not know it either.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
