@@ -280,7 +280,9 @@ fn two_drops_of_equal_packets_end_both() {
     let out = told(&mut correlator, SECOND + 700 * MS);
 
     assert_eq!(out.len(), 2);
-    out.iter().for_each(|trajectory| drop(dropped(trajectory)));
+    for trajectory in &out {
+        dropped(trajectory);
+    }
 }
 
 #[test]
