@@ -28,9 +28,10 @@ impl Watched<'_> {
                 note.starts_with("merged with other packets at ")
                     || note.starts_with("the receiver's TCP discarded it")
             };
-            assert!(trajectory.ambiguous.is_none(), "{trajectory}");
             assert!(trajectory.notes.iter().all(is_no_doubt), "{trajectory}");
             let resent: Vec<_> = told.iter().filter(|other| is_same_bytes(trajectory, other)).collect();
+            // A slow machine's TCP sends again what is still under way: then only the order tells which is which.
+            assert!(trajectory.ambiguous.is_none() || !resent.is_empty(), "{trajectory}");
             let was_sent_before =
                 resent.iter().any(|other| other.hops[0].time_ns < trajectory.hops[0].time_ns);
             assert_eq!(trajectory.retransmission_of.is_some(), was_sent_before, "{trajectory}");
