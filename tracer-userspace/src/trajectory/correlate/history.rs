@@ -137,7 +137,7 @@ impl History {
         let (before, ahead) =
             self.flows.get(&flow).map_or((0, occupied(packet).start), |flow| (flow.youngest, flow.ahead));
         let sent = Sent::new(flow, before, sighting, handle);
-        let takes_bytes = packet.protocol == TCP && sent.range.length > 0;
+        let takes_bytes = takes_bytes(packet);
         let kin = if !takes_bytes {
             self.chain(before)
                 .take(MAX_COPY_STEPS)
@@ -287,6 +287,11 @@ fn occupied(packet: &Packet) -> Range {
         UDP => Range { start: 0, length: packet.payload_length },
         _ => Range { start: packet.sequence, length: 0 },
     }
+}
+
+/// Whether a packet is sent again if it does not arrive: TCP with payload, SYN or FIN.
+pub(super) fn takes_bytes(packet: &Packet) -> bool {
+    packet.protocol == TCP && occupied(packet).length > 0
 }
 
 fn is_quoted(sent: &Sent, quote: &Quote) -> bool {

@@ -1,12 +1,12 @@
 //! What packets have to do with each other: retransmissions, copies that the network made, and ICMP errors with the
 //! packets that they quote.
 
-use crate::trajectory::correlate::history::{Kin, Passage, Quoted, Relation};
+use crate::trajectory::correlate::history::{Kin, Passage, Quoted, Relation, takes_bytes};
 use crate::trajectory::correlate::open::{Handle, Open};
 use crate::trajectory::correlate::{Correlator, Done};
 use crate::trajectory::icmp;
 use crate::trajectory::model::{Directory, Hop, Owner, Trajectory, Verdict};
-use crate::trajectory::order::Stage;
+use crate::trajectory::order::{POD_OUT, Stage};
 
 /// Most packets of equal bytes that one is compared with.
 const MAX_KIN: usize = 8;
@@ -56,6 +56,9 @@ impl<D: Directory> Correlator<D> {
                 // Two copies have come the same way.
                 Relation::Copy { proven: true } if here.ttl < there.ttl => Relation::Loop,
                 Relation::Copy { .. } if here.ttl != there.ttl => continue,
+                Relation::Copy { proven: false } if is_sent_twice(trajectory, hop) => {
+                    Relation::Retransmission
+                }
                 Relation::Copy { proven: false } if !is_made_on_the_way(trajectory, hop) => continue,
                 relation => relation,
             };
@@ -145,6 +148,12 @@ impl<D: Directory> Correlator<D> {
             trajectory.notes.push(format!("{who} answered: {family} {name}{mtu}, #{id}"));
         }
     }
+}
+
+/// Whether the pod itself sent bytes of TCP that it had sent before. Within a tick of TCP's clock it stamps them alike.
+fn is_sent_twice(trajectory: &Trajectory, hop: usize) -> bool {
+    let first = &trajectory.hops[0];
+    hop == 0 && Stage::of(&first.point) == POD_OUT && takes_bytes(&first.packet)
 }
 
 /// Whether a packet that nothing tells from an earlier one began to exist at `hop`, where the earlier one had been: the

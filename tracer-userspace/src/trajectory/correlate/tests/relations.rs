@@ -96,6 +96,21 @@ fn a_copy_that_the_network_made_is_a_duplicate_and_no_retransmission() {
 }
 
 #[test]
+fn bytes_that_leave_a_pod_twice_are_a_retransmission_however_alike_they_are() {
+    let world = two_nodes(false, "vxlan");
+    let mut packet = tcp((CURL, 40000), (HTTPBIN, 80), 1000, 78, ACK);
+    // As with IPv6.
+    packet.identification = 0;
+    let mut sightings = world.walk(SECOND, &packet, ROUTED);
+    sightings.extend(world.walk(SECOND + 30_000, &packet, ROUTED));
+
+    let out = world.correlate(sightings);
+
+    assert_eq!((out[1].retransmission_of, out[1].retransmission_after_ns), (Some(1), Some(30_000)));
+    assert_eq!((out[0].retransmission_of, out[1].duplicate_of), (None, None));
+}
+
+#[test]
 fn a_copy_of_one_piece_is_a_duplicate_of_the_whole_packet() {
     let world = two_nodes(false, "");
     let whole = gso(tcp((CURL, 40000), (HTTPBIN, 80), 1000, 2796, ACK), 1398);
