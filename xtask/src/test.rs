@@ -18,6 +18,11 @@ use crate::{
 /// Crates whose tests need root. They build network namespaces.
 const LAB: &str = "tests/lab";
 const INTEGRATION: &str = "tests/integration";
+/// What judges whether all that is told is true; see `cargo xtask fidelity`.
+const FIDELITY: &str = "tracer-fidelity";
+/// Integration tests that may come out otherwise with filters of clsact than at TCX: they run with both here. The others
+/// run here at TCX, and by clsact on the old kernels of `cargo xtask vm`.
+const ABOUT_ATTACHING: [&str; 5] = ["coexistence", "ending", "every_hop", "flood", "points"];
 /// One test program may take this long, seconds; then it hangs.
 const DEADLINE: &str = "1500";
 /// Short, for every run of the tests. `cargo xtask fuzz` runs longer.
@@ -48,10 +53,11 @@ pub(crate) enum Step {
     Fuzz,
     Lab,
     Integration,
+    Fidelity,
 }
 
 impl Step {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Fmt,
         Self::Clippy,
         Self::Rules,
@@ -61,6 +67,7 @@ impl Step {
         Self::Fuzz,
         Self::Lab,
         Self::Integration,
+        Self::Fidelity,
     ];
 
     const fn name(self) -> &'static str {
@@ -74,6 +81,7 @@ impl Step {
             Self::Fuzz => "fuzz",
             Self::Lab => "lab",
             Self::Integration => "integration",
+            Self::Fidelity => "fidelity",
         }
     }
 
@@ -153,7 +161,7 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
     }
     let mut built = Built::default();
     let mut harnesses = 0;
-    if [Step::Build, Step::Unit, Step::Lab, Step::Integration].into_iter().any(wanted) {
+    if [Step::Build, Step::Unit, Step::Lab, Step::Integration, Step::Fidelity].into_iter().any(wanted) {
         steps.run("build", &repeat(Step::Build), || {
             built = Built::new()?;
             Ok(())
@@ -173,7 +181,7 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
     }
     if wanted(Step::Lab) {
         steps.run("lab", &repeat(Step::Lab), || {
-            harnesses += built.run_as_root(LAB, None, filter)?;
+            harnesses += built.run_as_root(LAB, None, filter, |_| true)?;
             Ok(())
         })?;
     }
@@ -182,11 +190,16 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
             Attach::ALL.into_iter().filter(|attach| options.attach.is_none_or(|only| only == *attach))
         {
             let repeat = format!("{} --attach {}", repeat(Step::Integration), attach.name());
+            let is_all = attach == Attach::Tcx || filter.is_some() || options.attach.is_some();
+            let is_meant = |harness: &Executable| is_all || ABOUT_ATTACHING.contains(&harness.name.as_str());
             steps.run(attach.step_name(), &repeat, || {
-                harnesses += built.run_as_root(INTEGRATION, Some(attach), filter)?;
+                harnesses += built.run_as_root(INTEGRATION, Some(attach), filter, is_meant)?;
                 Ok(())
             })?;
         }
+    }
+    if wanted(Step::Fidelity) {
+        steps.run("fidelity, short", "cargo xtask fidelity --short", || built.judge_fidelity())?;
     }
     match filter {
         Some(filter) if harnesses == 0 => bail!("no test's name contains {filter:?}"),
@@ -229,13 +242,27 @@ impl Built {
         })
     }
 
+    /// Runs the short form of the fidelity bench.
+    fn judge_fidelity(&self) -> Result<()> {
+        let tracer = cargo::program(&self.programs, "tracer")?;
+        let bench = cargo::program(&self.programs, FIDELITY)?;
+        process::run(process::as_root(bench, [("TRACER_BIN", tracer.as_os_str())]).arg("--short"))
+    }
+
     /// Runs the tests of a crate as root, one after the other: they share the machine's kernel. Returns how many
     /// harnesses had any.
-    fn run_as_root(&self, crate_dir: &str, attach: Option<Attach>, filter: Option<&str>) -> Result<usize> {
+    fn run_as_root(
+        &self,
+        crate_dir: &str,
+        attach: Option<Attach>,
+        filter: Option<&str>,
+        is_meant: impl Fn(&Executable) -> bool,
+    ) -> Result<usize> {
         let tracer = cargo::program(&self.programs, "tracer")?;
         // A failing run shows where, also behind sudo.
         let backtrace = env::var_os("RUST_BACKTRACE").unwrap_or_else(|| "1".into());
-        run_all(self.harnesses_of(crate_dir), filter, |harness| {
+        let harnesses = self.harnesses_of(crate_dir).filter(|harness| is_meant(harness));
+        run_all(harnesses, filter, |harness| {
             let mut variables = vec![
                 ("CARGO_MANIFEST_DIR", harness.crate_dir.as_os_str()),
                 ("RUST_BACKTRACE", &backtrace),

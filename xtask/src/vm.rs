@@ -55,9 +55,22 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const TEST_PATIENCE: &str = "8";
 /// The first kernel with TCX, by Documentation/bpf of the kernel; what a machine really has is asserted by the tests.
 const FIRST_WITH_TCX: (u32, u32) = (6, 6);
-/// Test programs about the hooks themselves: with both ways to attach where a kernel has both. The others run with
-/// both on this machine (`cargo xtask test`).
-const ABOUT_HOOKS: [&str; 2] = ["coexistence", "points"];
+/// Where a kernel stands among those of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The oldest or the newest.
+    End,
+    Between,
+}
+
+/// The test program, and the part of its tests' names, about both mechanisms at once: where a kernel has both it runs
+/// attached by either. All else that depends on the mechanism runs by clsact on the older kernels and on this machine.
+const ABOUT_BOTH_MECHANISMS: (&str, &str) = ("coexistence", "tcx");
+/// Test programs about what is made of the records once they are read: on the oldest and the newest kernel.
+const ABOUT_RECORDS: [&str; 4] = ["exchanges", "joining", "lifecycle", "streams"];
+/// A test program about the command line, and the parts of its tests' names that are about what stays on hooks: these run
+/// in the machines.
+const ABOUT_THE_END: (&str, [&str; 2]) = ("ending", ["killed", "qdisc"]);
 /// What a filter must be part of for the pairs of machines to be run.
 const TWO_NODES: &str = "two_nodes";
 /// Test programs about the command line, and about packet rates that an emulated processor does not reach: they run on
@@ -96,6 +109,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let table = table::render(&columns);
     println!("\n{table}");
     if options.filter.is_none() {
+        println!("On the oldest and the newest kernel only: {}", ABOUT_RECORDS.join(", "));
+        let (about_the_end, parts) = ABOUT_THE_END;
+        println!("Of {about_the_end} only: {}", parts.join(", "));
         println!("On this machine only (cargo xtask test): {}", SAME_ON_EVERY_KERNEL.join(", "));
     }
     let failed: Vec<_> =
@@ -211,23 +227,18 @@ impl Programs {
     }
 
     /// What a kernel runs: every test program, attached as that kernel does it.
-    fn groups(&self, kernel: &Kernel, filter: Option<&str>) -> Result<Vec<Group>> {
+    fn groups(&self, kernel: &Kernel, place: Place, filter: Option<&str>) -> Result<Vec<Group>> {
         let mut groups = Vec::new();
-        for (name, path) in &self.harnesses {
-            if filter.is_none() && SAME_ON_EVERY_KERNEL.contains(&name.as_str()) {
+        for (program, path) in &self.harnesses {
+            let is_elsewhere = SAME_ON_EVERY_KERNEL.contains(&program.as_str())
+                || (place == Place::Between && ABOUT_RECORDS.contains(&program.as_str()));
+            if filter.is_none() && is_elsewhere {
                 continue;
             }
-            // A program's own name means all of its tests.
-            let filter = filter.filter(|filter| filter != name);
-            if !has_test(path, filter)? {
-                continue;
-            }
-            let attaches: &[&str] = match kernel.numbers() >= FIRST_WITH_TCX {
-                true if ABOUT_HOOKS.contains(&name.as_str()) => &["tcx", "clsact"],
-                true => &["tcx"],
-                false => &["clsact"],
-            };
-            for attach in attaches {
+            for Run { name, attach, filters } in runs(program, kernel, filter) {
+                if !has_test(path, &filters)? {
+                    continue;
+                }
                 let variables = [
                     ("TRACER_BIN", "/programs/tracer"),
                     ("TRACER_ATTACH", attach),
@@ -237,14 +248,42 @@ impl Programs {
                 ];
                 groups.push(Group {
                     name: format!("{name}, {attach}"),
-                    program: name.clone(),
-                    arguments: ["--test-threads=1"].into_iter().chain(filter).map(str::to_owned).collect(),
+                    program: program.clone(),
+                    arguments: ["--test-threads=1"].into_iter().chain(filters).map(str::to_owned).collect(),
                     variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
                 });
             }
         }
         Ok(groups)
     }
+}
+
+/// One run of a test program.
+struct Run<'a> {
+    /// Of the group.
+    name: String,
+    attach: &'static str,
+    /// Parts of the names of the tests that are meant; all if empty.
+    filters: Vec<&'a str>,
+}
+
+/// How a test program runs on a kernel, if only tests of a filter's name are asked for or all that the matrix has.
+fn runs<'a>(program: &str, kernel: &Kernel, filter: Option<&'a str>) -> Vec<Run<'a>> {
+    // A program's own name means all of its tests.
+    let asked: Vec<&'a str> = filter.filter(|filter| *filter != program).into_iter().collect();
+    let (about_the_end, parts) = ABOUT_THE_END;
+    let filters = if filter.is_none() && program == about_the_end { parts.to_vec() } else { asked };
+    let name = program.to_owned();
+    if kernel.numbers() < FIRST_WITH_TCX {
+        return vec![Run { name, attach: "clsact", filters }];
+    }
+    let (about_both, part) = ABOUT_BOTH_MECHANISMS;
+    let also = (program == about_both).then(|| Run {
+        name: format!("{program} with {part}"),
+        attach: "clsact",
+        filters: if filter.is_none() { vec![part] } else { filters.clone() },
+    });
+    [Run { name, attach: "tcx", filters }].into_iter().chain(also).collect()
 }
 
 /// The tests of `tests/integration`, and of the lab those about what a kernel can do.
@@ -257,8 +296,8 @@ fn is_run_in_machines(executable: &Executable) -> bool {
         && name != "tracer_integration"
 }
 
-fn has_test(harness: &Path, filter: Option<&str>) -> Result<bool> {
-    let listed = process::output(Command::new(harness).args(["--list", "--format=terse"]).args(filter));
+fn has_test(harness: &Path, filters: &[&str]) -> Result<bool> {
+    let listed = process::output(Command::new(harness).args(["--list", "--format=terse"]).args(filters));
     let listed = listed.with_context(|| format!("{} does not list its tests", harness.display()))?;
     Ok(!listed.trim().is_empty())
 }
@@ -274,7 +313,9 @@ fn run_all(dir: &Path, kernels: &[Bootable], programs: &Programs, options: &Opti
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some(index) = next else { break };
-                    let column = run_one(dir, &kernels[index], programs, options);
+                    let is_end = index == 0 || index + 1 == kernels.len();
+                    let place = if is_end { Place::End } else { Place::Between };
+                    let column = run_one(dir, &kernels[index], place, programs, options);
                     columns.lock().unwrap_or_else(PoisonError::into_inner).push((index, column));
                 }
             });
@@ -286,10 +327,10 @@ fn run_all(dir: &Path, kernels: &[Bootable], programs: &Programs, options: &Opti
 }
 
 /// What goes wrong with a machine is part of its column: the others go on.
-fn run_one(dir: &Path, bootable: &Bootable, programs: &Programs, options: &Options) -> Column {
+fn run_one(dir: &Path, bootable: &Bootable, place: Place, programs: &Programs, options: &Options) -> Column {
     let kernel = &bootable.kernel;
     let started = Instant::now();
-    let result = try_run(dir, bootable, programs, options);
+    let result = try_run(dir, bootable, place, programs, options);
     let ((outcomes, facts), problem) = match result {
         Ok(told) => (told, None),
         Err(error) => {
@@ -304,11 +345,12 @@ fn run_one(dir: &Path, bootable: &Bootable, programs: &Programs, options: &Optio
 fn try_run(
     dir: &Path,
     bootable: &Bootable,
+    place: Place,
     programs: &Programs,
     options: &Options,
 ) -> Result<(Vec<Outcome>, Facts)> {
     let kernel = &bootable.kernel;
-    let groups = programs.groups(kernel, options.filter.as_deref())?;
+    let groups = programs.groups(kernel, place, options.filter.as_deref())?;
     if groups.is_empty() {
         return Ok(Default::default());
     }
