@@ -298,7 +298,7 @@ fn says_that_records_are_missing(told: [&Trajectory; 2]) -> bool {
     told.iter().any(|told| told.verdict == "unknown" && told.lost_records > 0)
 }
 
-/// Whether the verdict is right; `None` where it says that it does not know.
+/// Whether the verdict is right; `None` where it says that it does not know, or nobody does.
 fn judge_verdict(
     told: &Trajectory,
     found: &[Option<&Sight>],
@@ -307,6 +307,13 @@ fn judge_verdict(
     expected: &Expected,
     truth: &Truth,
 ) -> Option<bool> {
+    let is_in_doubt = |(emission, copy): &Unit| {
+        let known = &truth.emissions[*emission as usize];
+        known.copies.get(copy).is_some_and(|arrived| arrived.doubtful)
+    };
+    if units.iter().any(is_in_doubt) {
+        return None;
+    }
     let arrived = |unit: &Unit| is_delivered(told, *unit, truth);
     match told.verdict.as_str() {
         "delivered" => Some(units.iter().any(arrived)),
@@ -320,14 +327,9 @@ fn judge_verdict(
             let is_there = is_cut || last.map(|(point, _)| point) == said;
             Some(!units.iter().all(arrived) && is_there)
         }
-        "dropped" => {
-            // What came to its pod may still find no socket there.
-            let after = told.verdict_detail.as_ref().and_then(|detail| detail.after_hop);
-            let is_in_pod = after
-                .and_then(|hop| told.hops.get(hop))
-                .is_some_and(|hop| hop.role == "pod-interface" && hop.direction == "ingress");
-            Some(is_in_pod || !units.iter().all(arrived))
-        }
+        // What came to its pod may still find no socket there.
+        "dropped" if told.is_dropped_in_its_pod() => Some(units.iter().any(arrived)),
+        "dropped" => Some(!units.iter().all(arrived)),
         _ => None,
     }
 }

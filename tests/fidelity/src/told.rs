@@ -27,6 +27,14 @@ pub(crate) struct Detail {
     pub(crate) after_hop: Option<usize>,
     pub(crate) reason: Option<String>,
     pub(crate) expected: Option<String>,
+    pub(crate) drop: Option<Drop>,
+}
+
+/// Where the kernel threw it away.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Drop {
+    pub(crate) pod: Option<String>,
+    pub(crate) namespace: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -75,6 +83,18 @@ impl Hop {
             (Some(namespace), Some(pod)) if self.role == "pod-interface" => format!("{namespace}/{pod}"),
             _ => self.node.clone(),
         }
+    }
+}
+
+impl Trajectory {
+    /// Whether it is said to have come to its pod and to have been thrown away there: it found no socket, say.
+    pub(crate) fn is_dropped_in_its_pod(&self) -> bool {
+        let Some(drop) = self.verdict_detail.as_ref().and_then(|detail| detail.drop.as_ref()) else {
+            return false;
+        };
+        let here = |hop: &&Hop| (&hop.pod, &hop.namespace) == (&drop.pod, &drop.namespace);
+        let sent_here = |hop: &Hop| hop.role == "pod-interface" && hop.direction == "egress";
+        drop.pod.is_some() && !self.hops.iter().filter(here).any(sent_here)
     }
 }
 

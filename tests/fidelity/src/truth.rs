@@ -47,6 +47,9 @@ pub(crate) struct Emission {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Arrived {
     pub(crate) whole: bool,
+    /// It, or another of equal content: nobody can say which of them came.
+    #[serde(default)]
+    pub(crate) doubtful: bool,
     pub(crate) bytes: Vec<Bytes>,
 }
 
@@ -222,11 +225,13 @@ fn note_arrivals(seen: &[AtPod], sources: &[Sources; 2], emissions: &mut [Emissi
             .map(|(_, _, glimpse, _)| glimpse)
             .collect();
         for (glimpse, labels) in here.iter().zip(sources[node].label(&here)) {
+            let doubtful = labels.len() > 1 && glimpse.content.bytes.is_none();
             for carried in labels {
                 let emission = &mut emissions[carried.emission as usize];
                 let copy = if carried.copy == ORIGINAL { 0 } else { carried.copy };
                 let arrived = emission.copies.entry(copy).or_default();
                 arrived.whole = true;
+                arrived.doubtful = doubtful;
                 arrived.bytes.extend(glimpse.content.bytes);
             }
         }

@@ -52,7 +52,9 @@ use crate::trajectory::model::{
 };
 
 /// Most packets of equal content that are kept apart at the same time.
-const MAX_EQUAL: usize = 64;
+const MAX_EQUAL: usize = 256;
+/// Why nothing is known of the packets in a crowd of equal ones.
+const CROWDED: &str = "too many packets with the same content were under way";
 /// An older packet of equal content that has waited this long at its last point while a younger one has not is
 /// taken for lost, nanoseconds.
 const STALLED_NS: u64 = 20_000_000;
@@ -309,7 +311,7 @@ impl<D: Directory> Correlator<D> {
             }
         }
         for handle in std::mem::take(&mut self.overdue) {
-            self.close(handle, Some("too many packets with the same content were under way"));
+            self.close(handle, Some(CROWDED));
         }
         while self.expiry.front().is_some_and(|(touched, _)| touched + self.config.grace_ns <= judged) {
             let Some((touched, handle)) = self.expiry.pop_front() else { break };

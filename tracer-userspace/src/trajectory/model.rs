@@ -310,7 +310,7 @@ pub enum Latency {
     Unknown(NoEstimate),
 }
 
-/// Why two clocks cannot be compared.
+/// Why a time between two points is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoEstimate {
     /// No packet went from the later clock's node to the earlier one's, or none lately: a delay and an offset look
@@ -318,6 +318,8 @@ pub enum NoEstimate {
     OneDirectionOnly,
     /// What was seen contradicts itself, as when a clock has been stopped.
     Inconsistent,
+    /// The packet was cut, and its first piece was not recorded at both points.
+    RecordsMissing,
 }
 
 impl NoEstimate {
@@ -327,6 +329,7 @@ impl NoEstimate {
         match self {
             Self::OneDirectionOnly => "one direction only",
             Self::Inconsistent => "clocks contradict each other",
+            Self::RecordsMissing => "records are missing",
         }
     }
 }

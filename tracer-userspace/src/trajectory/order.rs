@@ -105,7 +105,9 @@ pub fn sort<'a, T>(items: &mut [T], ends: Ends<'_>, place: impl Fn(&T) -> Place<
     let one_clock = items.iter().all(|item| place(item).point.clock == first);
     items.sort_by(|a, b| {
         let (a, b) = (place(a), place(b));
-        a.point.clock.cmp(&b.point.clock).then_with(|| on_one_clock(&a, &b))
+        // Of a packet that was cut, the piece that was first at one point may not be the one that was first at the next.
+        let by_rank = || Stage::of(a.point).rank().cmp(&Stage::of(b.point).rank());
+        a.point.clock.cmp(&b.point.clock).then_with(by_rank).then_with(|| on_one_clock(&a, &b))
     });
     if one_clock {
         return;

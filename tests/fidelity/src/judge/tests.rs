@@ -20,7 +20,7 @@ fn recorded() -> ([Stream; 2], Truth) {
         bytes: None,
         twin: number,
         copies: arrived
-            .then_some((0, Arrived { whole: true, bytes: Vec::new() }))
+            .then_some((0, Arrived { whole: true, ..Arrived::default() }))
             .into_iter()
             .collect::<BTreeMap<_, _>>(),
         on_the_wire: String::new(),

@@ -73,6 +73,7 @@ impl<'a> Twins<'a> {
         told.ambiguous += usize::from(trajectory.ambiguous.is_some());
         match trajectory.verdict.as_str() {
             "delivered" => told.delivered += 1,
+            "dropped" if trajectory.is_dropped_in_its_pod() => told.delivered += 1,
             "lost" | "dropped" => told.lost += 1,
             _ => told.unknown += 1,
         }

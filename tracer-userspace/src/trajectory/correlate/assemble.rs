@@ -411,10 +411,13 @@ impl Judged {
 
 /// Between two clocks it is found out when the packet is told.
 fn latency(pair: &[Hop]) -> Latency {
-    if pair[0].point.clock == pair[1].point.clock {
-        Latency::Exact { ns: pair[1].time_ns.saturating_sub(pair[0].time_ns) }
-    } else {
-        Latency::Unknown(NoEstimate::OneDirectionOnly)
+    if pair[0].point.clock != pair[1].point.clock {
+        return Latency::Unknown(NoEstimate::OneDirectionOnly);
+    }
+    match pair[1].time_ns.checked_sub(pair[0].time_ns) {
+        Some(ns) => Latency::Exact { ns },
+        // Each hop has the time of the first piece that was recorded there.
+        None => Latency::Unknown(NoEstimate::RecordsMissing),
     }
 }
 

@@ -48,7 +48,7 @@ impl<D: Directory> Correlator<D> {
             }
             let wait_ns = match self.clocks.latency(left, arrived) {
                 Latency::Unknown(NoEstimate::OneDirectionOnly) => self.config.grace_ns,
-                Latency::Unknown(NoEstimate::Inconsistent) => return false,
+                Latency::Unknown(NoEstimate::Inconsistent | NoEstimate::RecordsMissing) => return false,
                 Latency::Exact { .. } | Latency::Estimated { .. } => self.config.settle_ns,
             };
             since_ns + wait_ns > self.judged_ns

@@ -4,7 +4,7 @@ use crate::trajectory::correlate::assemble::{self, Context, Judged};
 use crate::trajectory::correlate::history::Passage;
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::correlate::range::Range;
-use crate::trajectory::correlate::{Correlator, Done, FollowScope, clocks};
+use crate::trajectory::correlate::{CROWDED, Correlator, Done, FollowScope, clocks};
 use crate::trajectory::model::{Directory, Owner, Trajectory};
 use crate::trajectory::order::{NIC_OUT, POD_IN, POD_OUT, Stage};
 
@@ -175,7 +175,7 @@ impl<D: Directory> Correlator<D> {
 
     pub(super) fn close(&mut self, handle: Handle, cut_short: Option<&'static str>) {
         let Some(open) = self.get(handle) else { return };
-        let judged = self.judge(open, cut_short);
+        let judged = self.judge(open, cut_short.or(open.crowded.then_some(CROWDED)));
         if open.progress == Progress::UnderWay {
             self.unlink(handle.slot);
         }

@@ -24,6 +24,7 @@ impl<D: Directory> Correlator<D> {
                 self.index.remove_whole(key, oldest);
                 self.overdue.push(handle);
             }
+            self.mark_crowded(&found);
         }
         self.found = found;
         if let Some(slot) = chosen {
@@ -80,6 +81,7 @@ impl<D: Directory> Correlator<D> {
             self.index.insert_datagram(datagram, slot);
         }
         self.note_mistakable(slot);
+        self.join_crowd(slot);
         if let Some(segments) = gso {
             self.index.insert_udp(identification, segments, slot);
         }
@@ -351,6 +353,7 @@ impl<D: Directory> Correlator<D> {
             rivals: Vec::new(),
             doubtful: false,
             undecided: false,
+            crowded: false,
             drops: Vec::new(),
         });
         self.note_kin(handle, 0);
@@ -422,6 +425,22 @@ impl<D: Directory> Correlator<D> {
             if let Some(open) = self.slots[slot as usize].as_mut() {
                 open.undecided = true;
             }
+        }
+    }
+
+    fn mark_crowded(&mut self, slots: &[u32]) {
+        for &slot in slots {
+            if let Some(open) = self.slots[slot as usize].as_mut() {
+                open.crowded = true;
+            }
+        }
+    }
+
+    /// A crowd lasts until it has passed: records of those that had no room are still to come. `found` holds the others.
+    fn join_crowd(&mut self, slot: u32) {
+        let is_crowded = |other: &u32| self.slots[*other as usize].as_ref().is_some_and(|open| open.crowded);
+        if self.found.iter().any(is_crowded) {
+            self.mark_crowded(&[slot]);
         }
     }
 

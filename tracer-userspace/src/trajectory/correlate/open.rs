@@ -88,6 +88,8 @@ pub(super) struct Open {
     pub(super) doubtful: bool,
     /// Only the order in which they were sent told it from a rival, where that order may not hold.
     pub(super) undecided: bool,
+    /// It was one of more packets of equal content than are kept apart: what is missing of it another may have.
+    pub(super) crowded: bool,
     /// What the kernel threw away of it.
     pub(super) drops: Vec<DroppedSegment>,
 }

@@ -15,9 +15,7 @@
 
 use std::sync::Arc;
 
-use crate::trajectory::model::{
-    DeviceRole, Direction, Hop, Latency, NoEstimate, ObservationPoint, Trajectory, Verdict,
-};
+use crate::trajectory::model::{DeviceRole, Direction, Hop, Latency, ObservationPoint, Trajectory, Verdict};
 
 /// The rates of two clocks are taken to differ by no more than one part of that many. adjtimex(2) slews CLOCK_MONOTONIC by
 /// 500 ppm at most, but clocks of emulated machines have been seen to gain 1 %.
@@ -276,8 +274,8 @@ struct Path {
 impl Path {
     fn between(trajectory: &Trajectory, from: usize, to: usize) -> Self {
         let (first, last) = (&trajectory.hops[from], &trajectory.hops[to]);
-        let whole_ns =
-            (first.point.clock == last.point.clock).then(|| last.time_ns.saturating_sub(first.time_ns));
+        let one_clock = first.point.clock == last.point.clock;
+        let whole_ns = last.time_ns.checked_sub(first.time_ns).filter(|_| one_clock);
         let (mut known_ns, mut wire) = (0, Some((0, 0)));
         for leg in trajectory.legs.iter().filter(|leg| leg.from >= from && leg.from < to) {
             match leg.latency {
@@ -285,7 +283,7 @@ impl Path {
                 Latency::Estimated { ns, error_ns } => {
                     wire = wire.map(|(low, high)| (low + ns.saturating_sub(error_ns), high + ns + error_ns));
                 }
-                Latency::Unknown(NoEstimate::OneDirectionOnly | NoEstimate::Inconsistent) => wire = None,
+                Latency::Unknown(_) => wire = None,
             }
         }
         Self { whole_ns, known_ns, wire }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use proptest::prelude::{ProptestConfig, any, proptest};
 use proptest::{prop_assert, prop_assert_eq};
 
-use crate::trajectory::model::{Packet, Sighting, Verdict};
+use crate::trajectory::correlate::{CROWDED, MAX_EQUAL};
+use crate::trajectory::model::{Latency, NoEstimate, Packet, Sighting, Trajectory, Verdict};
 use crate::trajectory::testing::{
     ACK, CLUSTER_IP, CURL, HTTPBIN, MS, NODE_1, ROUTED, ROUTED_SERVICE, SECOND, SYN, World, cut, gso, hooks,
     stamp, tcp, two_nodes, two_nodes_with_one_clock, udp,
@@ -283,6 +284,51 @@ fn equal_datagrams_with_a_missing_record_are_called_ambiguous() {
     for trajectory in out {
         assert!(trajectory.ambiguous.is_some(), "{:?} {:?}", hooks(&trajectory), trajectory.missing);
     }
+}
+
+#[test]
+fn a_piece_whose_record_is_missing_at_one_hop_changes_neither_order_nor_time() {
+    let world = two_nodes(false, "");
+    let whole = gso(tcp((CURL, 40000), (HTTPBIN, 80), 1000, 2796, ACK), 1398);
+    let pieces = cut(&whole, 1398);
+    let mut sightings = Vec::new();
+    for (i, hook) in ["n1/curl:eth0>", "n1/vethcurl<", "n1/eth0>"].into_iter().enumerate() {
+        sightings.push(world.see(hook, SECOND + 1000 * i as u64, &whole));
+    }
+    for (i, hook) in ["n2/eth0<", "n2/vethhttp>", "n2/httpbin:eth0<"].into_iter().enumerate() {
+        let at = SECOND + 10_000 + 1000 * i as u64;
+        sightings.push(world.see(hook, at, &pieces[0]));
+        sightings.push(world.see(hook, at + 50_000, &pieces[1]));
+    }
+    // At the second of these hops the first piece's record is missing.
+    sightings.remove(5);
+
+    let out = world.correlate(sightings);
+
+    let hooks = hooks(&out[0]);
+    assert_eq!(hooks[3..], ["n2/eth0<", "n2/vethhttp>", "n2/httpbin:eth0<"]);
+    assert_eq!(out[0].legs[4].latency, Latency::Unknown(NoEstimate::RecordsMissing));
+}
+
+#[test]
+fn of_more_equal_datagrams_than_are_kept_apart_none_is_called_lost() {
+    let world = two_nodes(false, "vxlan");
+    let datagram = udp((CURL, 5000), (HTTPBIN, 53), 40, 0, 1);
+    let surplus = 20;
+    let count = MAX_EQUAL as u64 + surplus;
+    let walks: Vec<Vec<Sighting>> =
+        (0..count).map(|i| world.walk(SECOND + i * 300, &datagram, ROUTED)).collect();
+    // The first node tells of all before the second tells of one.
+    let halves = [0..4, 4..8].map(|hops| walks.iter().flat_map(move |walk| walk[hops.clone()].to_vec()));
+    let sightings = halves.into_iter().flatten().collect();
+
+    let out = world.correlate(sightings);
+
+    assert!(out.iter().all(|told| !matches!(told.verdict, Verdict::Lost { .. })));
+    let delivered = out.iter().filter(|told| told.verdict == Verdict::Delivered).count() as u64;
+    assert!((count - surplus..=count).contains(&delivered), "{delivered} of {count}");
+    let crowded = |told: &&Trajectory| matches!(&told.verdict, Verdict::Unknown { reason } if reason.starts_with(CROWDED));
+    assert!(out.iter().filter(crowded).count() as u64 >= surplus);
 }
 
 #[test]
