@@ -381,7 +381,7 @@ fn judge_times(judgement: &mut Judgement, told: &Trajectory, found: &[Option<&Si
     }
 }
 
-/// Half the least round trip between the nodes, and the jitter: how far nine of ten are from the fastest.
+/// Half the least round trip between the nodes, and the jitter: how far 99 of 100 are from the fastest.
 fn widest_bound(sights: &Sights, truth: &Truth) -> u64 {
     // By packet: the last time at the sender's node, the first at the other.
     let mut crossed: BTreeMap<Unit, [Option<(usize, u64)>; 2]> = BTreeMap::new();
@@ -410,6 +410,6 @@ fn widest_bound(sights: &Sights, truth: &Truth) -> u64 {
     }
     times.iter_mut().for_each(|times| times.sort_unstable());
     let least = |times: &Vec<u64>| times.first().copied().unwrap_or(0);
-    let jitter = |times: &Vec<u64>| times.get(times.len() * 9 / 10).map_or(0, |late| late - least(times));
+    let jitter = |times: &Vec<u64>| times.get(times.len() * 99 / 100).map_or(0, |late| late - least(times));
     (least(&times[0]) + least(&times[1])) / 2 + jitter(&times[0]).max(jitter(&times[1]))
 }

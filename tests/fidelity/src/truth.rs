@@ -35,7 +35,8 @@ pub(crate) struct Emission {
     /// For explanations.
     pub(crate) what: String,
     pub(crate) bytes: Option<Bytes>,
-    /// The first emission of the very same content, which may be itself: nothing in the packets tells the two apart.
+    /// The first emission of the very same content, which may be itself: nothing that tracer reads tells the two apart.
+    /// Acknowledgments that differ in their SACK blocks only are such.
     pub(crate) twin: u32,
     /// What the relay handed on or the own node delivered, by copy; empty if nothing came of it.
     pub(crate) copies: BTreeMap<u8, Arrived>,
@@ -100,7 +101,7 @@ impl Truth {
                     what: describe(seen),
                     bytes: glimpse.content.bytes,
                     twin: *twins
-                        .entry((*node, glimpse.content.kind.clone(), &seen.transport, payload))
+                        .entry((*node, glimpse.content.kind.clone(), payload))
                         .or_insert(carried.emission),
                     copies: BTreeMap::new(),
                     on_the_wire: String::new(),
