@@ -318,7 +318,8 @@ pub enum NoEstimate {
     OneDirectionOnly,
     /// What was seen contradicts itself, as when a clock has been stopped.
     Inconsistent,
-    /// The packet was cut, and its first piece was not recorded at both points.
+    /// The packet was cut, and its first piece was not recorded at both points; or one of the two records may be another
+    /// packet's.
     RecordsMissing,
 }
 

@@ -57,11 +57,16 @@ impl<D: Directory> Correlator<D> {
 
     /// Says how long the packet took between two clocks.
     pub(super) fn time_crossings(&self, trajectory: &mut Trajectory) {
-        let Trajectory { hops, legs, .. } = trajectory;
+        let Trajectory { hops, legs, ambiguous, lost_records, .. } = trajectory;
+        // The one end may be another packet's, and no bound holds for that.
+        let is_mixed_up = ambiguous.is_some() && *lost_records > 0;
         for leg in legs {
             let (left, arrived) = (moment(&hops[leg.from]), moment(&hops[leg.from + 1]));
             if left.clock != arrived.clock {
-                leg.latency = self.clocks.latency(left, arrived);
+                leg.latency = match is_mixed_up {
+                    true => Latency::Unknown(NoEstimate::RecordsMissing),
+                    false => self.clocks.latency(left, arrived),
+                };
             }
         }
     }
