@@ -7,6 +7,7 @@
 //! | [`fingerprint`] | the 64-bit hash of what a packet keeps on its way |
 //! | [`filter`] | which packets a follow wants |
 //! | [`outcome`] | what became of each packet at a point, one counter each |
+//! | [`measure`] | leg latencies that the kernel measures of chosen packets |
 //! | [`kernel`] | where the running kernel keeps what the program on drops reads |
 //!
 //! Rules for everything in a map or in the ring buffer: `repr(C)`, no padding, no `bool`, no enum, no
@@ -16,13 +17,14 @@
 pub mod filter;
 pub mod fingerprint;
 pub mod kernel;
+pub mod measure;
 pub mod outcome;
 pub mod packet;
 pub mod record;
 
 /// Changes whenever a layout or the meaning of a field in this crate changes. The eBPF object is part of the
 /// binary and cannot differ from it; agents and clients of different builds compare theirs.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Number of follows that can be armed at the same time: one bit each in the masks of [`filter`].
 pub const MAX_FOLLOWS: usize = 64;

@@ -63,3 +63,31 @@ outcomes! {
 
 /// Number of outcomes of the program on drops, the size of its per-CPU counter array.
 pub const DROP_OUTCOME_COUNT: usize = DropOutcome::ALL.len();
+
+outcomes! {
+    /// One outcome of the program that measures, for each IP packet at a hook; the discriminant is the index in its own
+    /// per-CPU counter array.
+    MeasureOutcome:
+    NotChosen = 0, "not_chosen", "its fingerprint is not in the sample";
+    Began = 1, "began", "came to the node here";
+    Leg = 2, "leg", "met before: its leg was counted";
+    Missed = 3, "missed", "should have been met before, but is not known: never seen there, or forgotten for others";
+    Restarted = 4, "restarted", "an earlier packet with its fingerprint had not left the node";
+    Stale = 5, "stale", "its fingerprint was last met too long ago, or later than this";
+    UnknownPoint = 6, "unknown_point", "the hook is of no kind: just attached, or just let go";
+    Truncated = 7, "truncated", "the packet ends before what its fingerprint needs";
+    Refused = 8, "refused", "the kernel had no room to remember it";
+    Internal = 9, "internal", "a map that always exists was not found (a defect of tracer)";
+}
+
+/// Number of outcomes of the program that measures, the size of its per-CPU counter array.
+pub const MEASURE_OUTCOME_COUNT: usize = MeasureOutcome::ALL.len();
+
+/// Numbers behind the outcomes in the same array: legs after which a packet left the node, so that it is forgotten.
+pub const MEASURE_ENDED: u32 = MEASURE_OUTCOME_COUNT as u32;
+/// Packets whose place was remembered without one before: outcomes that began an entry.
+pub const MEASURE_INSERTED: u32 = MEASURE_ENDED + 1;
+/// Entries that the program has removed.
+pub const MEASURE_REMOVED: u32 = MEASURE_INSERTED + 1;
+/// Size of the array.
+pub const MEASURE_COUNTERS: u32 = MEASURE_REMOVED + 1;

@@ -1,6 +1,6 @@
 //! The eBPF program that observes, behind the entries on the hooks (`entry.rs`). It looks at a packet, counts one
 //! outcome and returns -1 (`TC_ACT_UNSPEC` = `TCX_NEXT`): the next program, or the stack, decides about the packet.
-//! The program that is told what the kernel drops is in `drops.rs`.
+//! Behind it may be the program that measures, in `measure.rs`. The program that is told what the kernel drops is in `drops.rs`.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -10,6 +10,7 @@ mod counters;
 mod drops;
 mod filter;
 mod kernel;
+mod measure;
 mod reader;
 mod records;
 mod scratch;
@@ -31,6 +32,9 @@ pub fn tracer_observe(ctx: TcContext) -> i32 {
         Ok(outcome) | Err(outcome) => outcome,
     };
     counters::count(outcome);
+    if matches!(outcome, Outcome::Recorded | Outcome::RingFull | Outcome::Filtered) {
+        measure::go_on(&ctx);
+    }
     TC_ACT_UNSPEC
 }
 

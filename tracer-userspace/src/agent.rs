@@ -11,12 +11,14 @@
 //! | [`ring`] | the thread that empties the ring buffer |
 //! | [`decode`] | from a hop record to a sighting |
 //! | [`drops`] | from a drop record to the sighting of a drop |
+//! | [`metrics`] | what the kernel measured and what was lost, for Prometheus |
 //! | [`symbols`] | names of the kernel's functions |
 
 pub mod attach;
 pub mod decode;
 pub mod drops;
 pub mod filters;
+pub mod metrics;
 pub mod observer;
 pub mod points;
 pub mod preflight;

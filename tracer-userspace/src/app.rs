@@ -65,6 +65,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Follow(args) if args.from.is_empty() => follow::local::run(&args),
         Command::Follow(args) => follow::merge::run(&args),
         Command::Observe(args) => follow::observe::run(&args),
+        Command::Metrics(args) => follow::measure::run(&args),
         Command::Points(args) => follow::points::run(&args),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -80,6 +81,7 @@ fn start_logging(command: &Command) {
     let program_log = match command {
         Command::Follow(args) => args.hooks.program_log,
         Command::Observe(args) => args.hooks.program_log,
+        Command::Metrics(args) => args.hooks.program_log,
         Command::Points(_) | Command::Completion { .. } => ProgramLog::Off,
     };
     let default = if program_log == ProgramLog::Off { "warn" } else { "warn,tracer_ebpf=trace" };

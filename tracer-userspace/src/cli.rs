@@ -1,5 +1,6 @@
 //! What can be typed. Values are checked here as far as that needs nothing but the value.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub enum Command {
     Follow(FollowArgs),
     /// Observe this machine for a follow elsewhere: writes a stream for `tracer follow --from`
     Observe(ObserveArgs),
+    /// Measure how long packets take from point to point on this machine, for Prometheus
+    Metrics(MetricsArgs),
     /// List the observation points: devices, hooks, our place there and who else is on them
     Points(PointsArgs),
     /// Print a script that completes commands and flags on Tab
@@ -76,6 +79,22 @@ pub struct ObserveArgs {
     pub source: SourceArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
+    #[command(flatten)]
+    pub ending: EndingArgs,
+    #[command(flatten)]
+    pub hooks: HookArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct MetricsArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Where to serve /metrics: an address of loopback; port 0 takes any
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464")]
+    pub listen: SocketAddr,
+    /// Measure one packet in so many: a power of two from 1 to 65536
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = sample)]
+    pub sample: u32,
     #[command(flatten)]
     pub ending: EndingArgs,
     #[command(flatten)]
@@ -202,6 +221,13 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn sample(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(rate) if rate.is_power_of_two() && rate <= 1 << 16 => Ok(rate),
+        _ => Err("one packet in 1, 2, 4, ... 65536 can be measured".to_owned()),
+    }
+}
+
 fn ring_bytes(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
         Ok(bytes) if bytes >= 4096 && bytes.is_power_of_two() && bytes <= 1 << 30 => Ok(bytes),
@@ -226,6 +252,14 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         for wrong in ["", "10", "0s", "-5s", "soon"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_sample_is_one_in_a_power_of_two() {
+        assert_eq!((sample("1"), sample("64")), (Ok(1), Ok(64)));
+        for wrong in ["0", "3", "131072", "-1", "1/64"] {
+            assert!(sample(wrong).is_err(), "{wrong}");
         }
     }
 

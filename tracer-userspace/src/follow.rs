@@ -15,6 +15,7 @@
 //! | [`teller`] | where finished trajectories go: text or JSON, and the summary |
 //! | [`silence`] | what to say when nothing is seen |
 //! | [`run`], [`signals`] | what ends a run in good order |
+//! | [`measure`] | `tracer metrics`: no follow, but the legs of all packets, sampled |
 //! | [`points`] | `tracer points` |
 
 mod clocks;
@@ -23,6 +24,7 @@ pub mod event;
 pub mod joining;
 pub mod local;
 pub mod looks;
+pub mod measure;
 pub mod merge;
 pub mod observation;
 pub mod observe;

@@ -85,6 +85,25 @@ impl Headers {
         Ok(())
     }
 
+    /// The fingerprint alone, the same that [`Headers::describe`] gives, without the rest of the record. `scratch` need
+    /// not be fresh, but its `gso_size` must be the packet's; what it holds afterwards is of no use.
+    ///
+    /// # Errors
+    /// As [`Headers::describe`].
+    #[inline(always)]
+    pub fn fingerprint<R: Reader>(&self, reader: &R, scratch: &mut HopRecord) -> Result<u64, ParseError> {
+        clear_transport(scratch);
+        scratch.flags = self.flags as u8;
+        let payload =
+            if self.is_later_fragment() { self.transport } else { self.transport_fields(reader, scratch)? };
+        if payload > self.end {
+            return Err(ParseError::Truncated);
+        }
+        scratch.payload_length = self.end - payload;
+        reader.step();
+        fingerprint::of(reader, self, scratch, payload).ok_or(ParseError::Truncated)
+    }
+
     #[inline(always)]
     fn network_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Option<()> {
         clear_transport(record);

@@ -30,6 +30,10 @@ pub(crate) fn observe_with<R: Reader>(
     let mut record = HopRecord::from_bytes(&[0xa5; HOP_RECORD_SIZE]).expect("size of a record");
     record.gso_size = gso_size;
     headers.describe(reader, &mut record)?;
+    // Every packet of the suite proves it: who only measures computes the same fingerprint as who records.
+    let mut scratch = HopRecord::from_bytes(&[0x5a; HOP_RECORD_SIZE]).expect("size of a record");
+    scratch.gso_size = gso_size;
+    assert_eq!(headers.fingerprint(reader, &mut scratch), Ok(record.fingerprint));
     Ok(HopRecord {
         time_ns: 0,
         follows: 0,

@@ -186,6 +186,11 @@ impl Attacher {
         Ok(())
     }
 
+    /// The points of all hooks that are held.
+    pub fn points(&self) -> impl Iterator<Item = PointId> {
+        self.held.values().flat_map(|held| held.points.iter().copied())
+    }
+
     /// The devices whose hooks are held.
     pub fn devices(&self) -> impl Iterator<Item = (NetnsId, u32)> {
         self.held.keys().copied()

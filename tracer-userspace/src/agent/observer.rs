@@ -1,6 +1,7 @@
 //! A node's pipeline in one hand: programs, hooks, filter, ring reader and attribution, with all its losses. The
 //! local follow and the agent both drive it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::attach::{AttachError, AttachMode, Attacher, Mechanism, Target};
 use super::decode;
 use super::drops::Drops;
 use super::filters::{self, FilterError, FollowFilter};
+use super::metrics::source::{PointState, Source};
 use super::points::{PointKey, Registry};
 use super::programs::{LoadError, LoadOptions, Outcomes, Programs, WatchError};
 use super::ring::{CHANNEL_CAPACITY, RingReader};
@@ -21,7 +23,9 @@ use crate::host::netns::NetnsId;
 use crate::host::plan::PlannedDevice;
 use crate::host::programs::{self, DevicePrograms, HookProgram};
 use crate::host::survey::Survey;
-use crate::trajectory::model::{ClockId, Direction, DropSighting, ObservationPoint, PointId, Sighting};
+use crate::trajectory::model::{
+    ClockId, DeviceRole, Direction, DropSighting, ObservationPoint, PointId, Sighting,
+};
 
 /// How to observe.
 #[derive(Clone, Copy, Debug)]
@@ -176,7 +180,18 @@ impl Observer {
             tcx: others.tcx_ids(),
         };
         let make = |id, direction, mechanism| describe(device, &others, id, direction, mechanism);
-        self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make)
+        self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make)?;
+        if self.programs.measures() {
+            self.name_points(device);
+        }
+        Ok(())
+    }
+
+    fn name_points(&mut self, device: &PlannedDevice) {
+        let Some(space) = self.programs.space_number(device.netns.id()) else { return };
+        if let Err(error) = self.programs.name_points(space, device.link.ifindex, device.role) {
+            tracing::warn!("legs at {} are not measured: {error}", device.link.name);
+        }
     }
 
     /// The devices whose hooks are held.
@@ -188,6 +203,12 @@ impl Observer {
     /// Lets go of a device that is gone or no longer wanted; gives its points.
     pub fn release(&mut self, netns: NetnsId, ifindex: u32) -> Vec<PointId> {
         let (points, is_last) = self.attacher.release(netns, ifindex);
+        if self.programs.measures()
+            && let Some(space) = self.programs.space_number(netns)
+        {
+            // Without the map nothing is measured, which is said where points are named.
+            let _ = self.programs.forget_points(space, ifindex);
+        }
         if is_last {
             self.programs.drop_space(netns);
         }
@@ -225,6 +246,36 @@ impl Observer {
     /// Where the kernel threw a packet away; `None` if it was in a namespace that is nobody's yet.
     pub fn attribute_drop(&mut self, record: &DropRecord) -> Option<DropSighting> {
         self.drops.as_mut()?.attribute(record)
+    }
+
+    /// What the kernel measured and what was lost, for one scrape; `devices_planned` is left at 0.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn metrics(&self) -> Result<Source, LoadError> {
+        Ok(Source {
+            sample_rate: self.options.load.sample.unwrap_or(0),
+            outcomes: self.outcomes()?,
+            measured: self.programs.measured()?,
+            losses: self.losses()?,
+            devices_planned: 0,
+            points: self.point_states(),
+            runs: self.programs.runs(),
+        })
+    }
+
+    /// The points that are held; those of pods as one for each node, role and direction.
+    fn point_states(&self) -> Vec<PointState> {
+        let mut counts = BTreeMap::new();
+        for id in self.attacher.points() {
+            let Some(point) = self.registry.all().get(id.0 as usize) else { continue };
+            let is_pods = matches!(point.role, DeviceRole::PodInterface | DeviceRole::PodPeer);
+            let device = if is_pods { String::new() } else { point.device.to_string() };
+            *counts.entry((point.node.to_string(), device, point.role, point.direction)).or_insert(0) += 1;
+        }
+        let state =
+            |((node, device, role, direction), count)| PointState { node, device, role, direction, count };
+        counts.into_iter().map(state).collect()
     }
 
     /// Packets at our hooks by outcome.

@@ -9,6 +9,7 @@
 //! The program on drops is in the observing program's object and shares its filter and ring; see `drops`.
 
 mod drops;
+mod measure;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,6 +22,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use tracer_common::filter::{Ends, FilterConfig};
 use tracer_common::kernel::KernelLayout;
+use tracer_common::measure::sample_mask;
 use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
 
 use crate::host::netns::NetnsId;
@@ -34,6 +36,9 @@ static ENTRY: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tra
 
 /// Maps that both objects have.
 const SHARED_MAPS: [&str; 2] = ["OUTCOMES", "SCRATCH"];
+
+/// Size of maps that are there for nothing.
+const UNUSED_ENTRIES: u32 = 16;
 
 /// The program behind all entries.
 const OBSERVING: &str = "tracer_observe";
@@ -83,11 +88,13 @@ pub struct LoadOptions {
     pub log_level: u8,
     /// What the program on drops must know of the kernel; `None` where it will not be loaded.
     pub layout: Option<KernelLayout>,
+    /// Measures legs of one packet in so many, a power of two; `None`: of none, and nothing that measures is loaded.
+    pub sample: Option<u32>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, log_level: 0, layout: None }
+        Self { ring_bytes: 8 << 20, log_level: 0, layout: None, sample: None }
     }
 }
 
@@ -99,6 +106,8 @@ pub struct Programs {
     next_space: u32,
     /// The observing program and all maps that userspace reads and writes.
     observer: Ebpf,
+    /// The way to the program that measures, where there is one.
+    measuring: Option<ProgramArray<MapData>>,
 }
 
 /// One namespace's entries.
@@ -117,7 +126,11 @@ impl Programs {
         let mut observer = load_observer(&options, &bpffs)?;
         let refused = |source| LoadError::Program { name: OBSERVING, source };
         program_of(&mut observer, OBSERVING)?.load().map_err(refused)?;
-        Ok(Self { bpffs, spaces: HashMap::new(), next_space: 0, observer })
+        let mut programs = Self { bpffs, spaces: HashMap::new(), next_space: 0, observer, measuring: None };
+        if options.sample.is_some() {
+            programs.load_measuring()?;
+        }
+        Ok(programs)
     }
 
     /// The entries for a namespace; makes them if there are none.
@@ -134,6 +147,12 @@ impl Programs {
                 Ok(vacant.insert(Space { number: next, entries }))
             }
         }
+    }
+
+    /// Number of a namespace whose entries are loaded.
+    #[must_use]
+    pub fn space_number(&self, netns: NetnsId) -> Option<u32> {
+        self.spaces.get(&netns).map(|space| space.number)
     }
 
     /// Unloads the entries of a namespace of which nothing is held any more.
@@ -258,7 +277,18 @@ fn private_bpffs() -> rustix::io::Result<OwnedFd> {
 fn load_observer(options: &LoadOptions, bpffs: &OwnedFd) -> Result<Ebpf, LoadError> {
     let wake_bytes = u64::from(options.ring_bytes / 4);
     let layout = options.layout.unwrap_or_default();
-    loader(bpffs)
+    let measures = u32::from(options.sample.is_some());
+    let sample_mask = options.sample.and_then(sample_mask).unwrap_or(0);
+    let mut loader = loader(bpffs);
+    if options.sample.is_none() {
+        // Nobody will look at them.
+        for map in ["LEGS", "LAST", "POINTS"] {
+            loader.map_max_entries(map, UNUSED_ENTRIES);
+        }
+    }
+    loader
+        .override_global("MEASURES", &measures, true)
+        .override_global("SAMPLE_MASK", &sample_mask, true)
         .override_global("WAKE_BYTES", &wake_bytes, true)
         .override_global("LAYOUT", &layout, true)
         .override_global("AYA_LOG_LEVEL", &options.log_level, false)

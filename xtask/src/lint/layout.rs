@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::Finding;
 
-const FILES: [&str; 3] = ["src/record.rs", "src/filter.rs", "src/outcome.rs"];
+const FILES: [&str; 4] = ["src/record.rs", "src/filter.rs", "src/outcome.rs", "src/measure.rs"];
 const VERSION_FILE: &str = "src/lib.rs";
 const LOCK: &str = "abi.lock";
 
@@ -133,6 +133,7 @@ mod tests {
             fs::write(dir.path().join(FILES[0]), record).unwrap();
             fs::write(dir.path().join(FILES[1]), "pub const N: usize = 4;\n").unwrap();
             fs::write(dir.path().join(FILES[2]), "outcomes! {\n    A = 0, \"a\", \"an a\";\n}\n").unwrap();
+            fs::write(dir.path().join(FILES[3]), "pub const M: u32 = 2;\n").unwrap();
         };
         write(1, RECORD);
         bless(dir.path()).unwrap();

@@ -1,0 +1,267 @@
+//! OpenMetrics text. Names and units are told in docs/metrics.md.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+use tracer_common::measure::{BUCKET_COUNT, LAST_CAPACITY, LegHistogram, STEP_BITS, bucket_end};
+use tracer_common::outcome::{MeasureOutcome, Outcome};
+
+use super::kinds::{direction_name, kind_name, role_name};
+use super::source::{Source, packets};
+
+/// The content type of what [`render`] gives.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics of one scrape.
+#[must_use]
+pub fn render(source: &Source) -> String {
+    let mut registry = Registry::with_prefix("tracer");
+    registry.register_collector(Box::new(Scrape(source.clone())));
+    let mut text = String::new();
+    // Only a writer can fail, and a string does not.
+    let _ = encode(&mut text, &registry);
+    text
+}
+
+#[derive(Debug)]
+struct Scrape(Source);
+
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let encoder = &mut encoder;
+        self.build(encoder)?;
+        self.legs(encoder)?;
+        self.sampling(encoder)?;
+        self.hooks(encoder)?;
+        self.losses(encoder)?;
+        self.cost(encoder)
+    }
+}
+
+impl Scrape {
+    fn build(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor("build", "Version of tracer", None, MetricType::Info)?;
+        metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+
+    fn legs(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let legs = || {
+            self.0
+                .measured
+                .legs
+                .iter()
+                .filter_map(|(from, to, leg)| Some((kind_name(*from)?, kind_name(*to)?, leg)))
+        };
+        let mut metric = encoder.encode_descriptor(
+            "leg_latency",
+            "Time from one point to the next of sampled packets, within one node",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (from, to, leg) in legs() {
+            let labels: Labels<'_> = vec![("from", &from), ("to", &to)];
+            let sum = leg.sum_ns as f64 / 1e9;
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                sum,
+                packets(leg),
+                &octaves(leg),
+                None,
+            )?;
+        }
+        let mut metric = encoder.encode_descriptor(
+            "leg_sampled",
+            "Bytes of sampled packets where their leg ends, encapsulation included",
+            Some(&Unit::Bytes),
+            MetricType::Counter,
+        )?;
+        for (from, to, leg) in legs() {
+            let labels: Labels<'_> = vec![("from", &from), ("to", &to)];
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&leg.bytes, None)?;
+        }
+        Ok(())
+    }
+
+    fn sampling(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let measured = &self.0.measured;
+        gauge(encoder, "sample_rate", "One packet in so many is sampled", u64::from(self.0.sample_rate))?;
+        counters(
+            encoder,
+            "sampling_packets",
+            "Packets at hooks by what the program that measures did with them",
+            "outcome",
+            MeasureOutcome::ALL.iter().map(|outcome| (outcome.name(), measured.get(*outcome))),
+        )?;
+        counter(
+            encoder,
+            "sampling_ended",
+            "Sampled packets that were followed until they left the node",
+            measured.ended,
+        )?;
+        counter(
+            encoder,
+            "sampling_evictions",
+            "Sampled packets that the kernel forgot for others, as far as can be told at this scrape",
+            measured.evicted,
+        )?;
+        gauge(encoder, "sampling_remembered", "Sampled packets that are remembered", measured.remembered)?;
+        gauge(
+            encoder,
+            "sampling_capacity",
+            "Sampled packets that can be remembered",
+            u64::from(LAST_CAPACITY),
+        )
+    }
+
+    fn hooks(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let outcomes = Outcome::ALL.iter().map(|outcome| (outcome.name(), self.0.outcomes.get(*outcome)));
+        counters(
+            encoder,
+            "hook_packets",
+            "Packets at hooks by what the observing program did",
+            "outcome",
+            outcomes,
+        )?;
+        gauge(encoder, "devices_planned", "Devices that should be attached to", self.0.devices_planned)?;
+        let mut metric = encoder.encode_descriptor(
+            "points",
+            "Hooks that are attached; pods' devices together, others by name",
+            None,
+            MetricType::Gauge,
+        )?;
+        for point in &self.0.points {
+            let labels: Labels<'_> = vec![
+                ("node", &point.node),
+                ("device", &point.device),
+                ("role", role_name(point.role)),
+                ("direction", direction_name(point.direction)),
+            ];
+            metric.encode_family(&labels)?.encode_gauge(&point.count)?;
+        }
+        Ok(())
+    }
+
+    fn losses(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let losses = &self.0.losses;
+        let stages = [
+            ("ring_full", losses.ring_full),
+            ("channel_full", losses.channel_full),
+            ("undecodable", losses.undecodable),
+            ("unattributed", losses.unattributed),
+            ("drop_records", losses.drop_records),
+        ];
+        counters(encoder, "records_lost", "Records that are missing, by stage", "stage", stages)
+    }
+
+    /// No number where the kernel has none: a zero would say that it costs nothing.
+    fn cost(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let Some((runs, time)) = self.0.runs else { return Ok(()) };
+        counter(encoder, "program_runs", "Runs of the programs at hooks", runs)?;
+        let help = "Time of these runs, with all programs behind the hook's";
+        let unit = Some(&Unit::Seconds);
+        let mut metric = encoder.encode_descriptor("program_run", help, unit, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&time.as_secs_f64(), None)
+    }
+}
+
+/// Octaves of a leg, with their upper ends in seconds: four of the kernel's buckets each.
+fn octaves(leg: &LegHistogram) -> Vec<(f64, u64)> {
+    let mut octaves = Vec::new();
+    let mut count = 0;
+    for (bucket, packets) in (0..BUCKET_COUNT).zip(leg.buckets) {
+        count += packets;
+        match bucket_end(bucket) {
+            Some(end) if bucket.is_multiple_of(1 << STEP_BITS) => {
+                octaves.push((end as f64 / 1e9, count));
+                count = 0;
+            }
+            Some(_) => {}
+            None => octaves.push((f64::MAX, count)),
+        }
+    }
+    octaves
+}
+
+fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
+    encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+}
+
+fn counter(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+fn counters(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    values: impl IntoIterator<Item = (&'static str, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (value, count) in values {
+        metric.encode_family(&labels(label, value))?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+    }
+    Ok(())
+}
+
+fn labels(label: &'static str, value: &'static str) -> impl EncodeLabelSet {
+    [(label, value)]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tracer_common::measure::bucket_of;
+
+    use super::*;
+    use crate::agent::metrics::kinds::point_info;
+    use crate::agent::metrics::source::Measured;
+    use crate::trajectory::model::{DeviceRole, Direction};
+
+    fn with_leg(latencies_ns: &[u64]) -> Source {
+        let mut leg = LegHistogram { bytes: 1500, ..LegHistogram::default() };
+        for latency in latencies_ns {
+            leg.sum_ns += latency;
+            leg.buckets[bucket_of(*latency) as usize] += 1;
+        }
+        let from = point_info(DeviceRole::PodInterface, Direction::Egress).kind;
+        let to = point_info(DeviceRole::PodPeer, Direction::Ingress).kind;
+        let measured = Measured { legs: vec![(from, to, leg)], ..Measured::default() };
+        Source { sample_rate: 64, measured, ..Source::default() }
+    }
+
+    #[test]
+    fn a_legs_buckets_are_cumulative_and_in_seconds() {
+        let text = render(&with_leg(&[100, 1000, 1500, 3_000_000_000_000]));
+        let line = |end: &str| format!("{{from=\"pod_interface_egress\",to=\"pod_peer_ingress\"{end}");
+        let name = "tracer_leg_latency_seconds";
+        for expected in [
+            format!("{name}_bucket{} 1\n", line(",le=\"2.56e-7\"}")).replace("{from", "{le=\"2.56e-7\",from"),
+            format!("{name}_sum{} 3000.0000026\n", line("}")),
+            format!("{name}_count{} 4\n", line("}")),
+        ] {
+            // Where the client puts `le` among the labels is its affair.
+            let plain = |text: &str| text.replace("le=\"2.56e-7\",", "").replace(",le=\"2.56e-7\"", "");
+            assert!(plain(&text).contains(&plain(&expected)), "{expected} is not in\n{text}");
+        }
+        assert!(text.contains("tracer_leg_sampled_bytes_total"), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_say_of_our_cost_is_not_told() {
+        let mut source = with_leg(&[1000]);
+        assert!(!render(&source).contains("tracer_program_run"));
+        source.runs = Some((7, Duration::from_millis(1500)));
+        let text = render(&source);
+        assert!(text.contains("tracer_program_run_seconds_total 1.5\n"), "{text}");
+        assert!(text.contains("tracer_program_runs_total 7\n"), "{text}");
+    }
+}
