@@ -18,8 +18,6 @@ use crate::{
 /// Crates whose tests need root. They build network namespaces.
 const LAB: &str = "tests/lab";
 const INTEGRATION: &str = "tests/integration";
-/// What judges whether all that is told is true; see `cargo xtask fidelity`.
-const FIDELITY: &str = "tracer-fidelity";
 /// Integration tests that may come out otherwise with filters of clsact than at TCX: they run with both here. The others
 /// run here at TCX, and by clsact on the old kernels of `cargo xtask vm`.
 const ABOUT_ATTACHING: [&str; 5] = ["coexistence", "ending", "every_hop", "flood", "points"];
@@ -53,11 +51,10 @@ pub(crate) enum Step {
     Fuzz,
     Lab,
     Integration,
-    Fidelity,
 }
 
 impl Step {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 9] = [
         Self::Fmt,
         Self::Clippy,
         Self::Rules,
@@ -67,7 +64,6 @@ impl Step {
         Self::Fuzz,
         Self::Lab,
         Self::Integration,
-        Self::Fidelity,
     ];
 
     const fn name(self) -> &'static str {
@@ -81,7 +77,6 @@ impl Step {
             Self::Fuzz => "fuzz",
             Self::Lab => "lab",
             Self::Integration => "integration",
-            Self::Fidelity => "fidelity",
         }
     }
 
@@ -161,7 +156,7 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
     }
     let mut built = Built::default();
     let mut harnesses = 0;
-    if [Step::Build, Step::Unit, Step::Lab, Step::Integration, Step::Fidelity].into_iter().any(wanted) {
+    if [Step::Build, Step::Unit, Step::Lab, Step::Integration].into_iter().any(wanted) {
         steps.run("build", &repeat(Step::Build), || {
             built = Built::new()?;
             Ok(())
@@ -197,9 +192,6 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
                 Ok(())
             })?;
         }
-    }
-    if wanted(Step::Fidelity) {
-        steps.run("fidelity, short", "cargo xtask fidelity --short", || built.judge_fidelity())?;
     }
     match filter {
         Some(filter) if harnesses == 0 => bail!("no test's name contains {filter:?}"),
@@ -240,13 +232,6 @@ impl Built {
             command.env("CARGO_MANIFEST_DIR", &harness.crate_dir).env(SEED.0, &seed);
             command
         })
-    }
-
-    /// Runs the short form of the fidelity bench.
-    fn judge_fidelity(&self) -> Result<()> {
-        let tracer = cargo::program(&self.programs, "tracer")?;
-        let bench = cargo::program(&self.programs, FIDELITY)?;
-        process::run(process::as_root(bench, [("TRACER_BIN", tracer.as_os_str())]).arg("--short"))
     }
 
     /// Runs the tests of a crate as root, one after the other: they share the machine's kernel. Returns how many
