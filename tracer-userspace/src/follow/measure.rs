@@ -75,6 +75,9 @@ struct Measuring<'a> {
     chores: Interval,
     scrapes: mpsc::Receiver<Scrape>,
     planned: u64,
+    /// Evictions as last served: they are found from counts that go on meanwhile, and one that falls would look like a
+    /// new beginning.
+    evicted: u64,
 }
 
 impl<'a> Measuring<'a> {
@@ -113,6 +116,7 @@ impl<'a> Measuring<'a> {
             chores: ticks(CHORES),
             scrapes,
             planned: 0,
+            evicted: 0,
         };
         sweep(measuring.site.survey());
         measuring.follow_plan();
@@ -142,9 +146,11 @@ impl<'a> Measuring<'a> {
         Ok(())
     }
 
-    fn answer(&self, scrape: Scrape) -> Result<(), Failure> {
+    fn answer(&mut self, scrape: Scrape) -> Result<(), Failure> {
         let mut source = self.observer.metrics().map_err(|error| failed(&error))?;
         source.devices_planned = self.planned;
+        self.evicted = self.evicted.max(source.measured.evicted);
+        source.measured.evicted = self.evicted;
         // Whoever asked may have gone.
         let _ = scrape.send(render(&source));
         Ok(())
