@@ -142,7 +142,7 @@ pub(crate) fn judge(
             continue;
         }
         let Some(units) = common_units(&found) else { continue };
-        judge_times(&mut judgement, trajectory, &found, limit_ns);
+        judge_times(&mut judgement, trajectory, &found, limit_ns, truth);
         if twins.take(trajectory, &found) {
             continue;
         }
@@ -361,7 +361,13 @@ fn has_same_bytes(a: &Trajectory, b: &Trajectory) -> bool {
 }
 
 /// Compares the times between nodes with those of the one clock that recorded both.
-fn judge_times(judgement: &mut Judgement, told: &Trajectory, found: &[Option<&Sight>], limit_ns: u64) {
+fn judge_times(
+    judgement: &mut Judgement,
+    told: &Trajectory,
+    found: &[Option<&Sight>],
+    limit_ns: u64,
+    truth: &Truth,
+) {
     for leg in &told.legs {
         let (Some(Some(from)), Some(Some(to))) = (found.get(leg.from), found.get(leg.to)) else { continue };
         if from.stream == to.stream {
@@ -376,6 +382,12 @@ fn judge_times(judgement: &mut Judgement, told: &Trajectory, found: &[Option<&Si
             judgement.times.inside += 1;
         } else {
             judgement.times.outside += 1;
+            let what = format!(
+                "told {latency_ns} ns +/- {error_ns} ns from hop {} to hop {}, which is {off} ns off",
+                leg.from + 1,
+                leg.to + 1
+            );
+            judgement.wrong(&what, told, found, truth);
         }
         judgement.times.too_wide += usize::from(error_ns > limit_ns);
     }

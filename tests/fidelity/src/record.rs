@@ -1,19 +1,19 @@
 //! One scenario, recorded: what each node's observer wrote, and the truth.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-use tracer_integration::{Observe, Tracer};
-use tracer_lab::{Lab, Options, RelayOptions, Topology, Wire};
+use tracer_integration::{Observe, Tracer, patient};
+use tracer_lab::{Capture, Lab, Options, Pod, RelayOptions, Topology, Wire};
 
 use crate::scenario::{Scenario, WireKind};
-use crate::stream::Stream;
+use crate::stream::{self, Stream};
 use crate::truth::{Evidence, Truth};
 
 const NODES: [&str; 2] = ["telekom-xwkb3", "telekom-xwkb8"];
@@ -21,6 +21,11 @@ const FILES: [&str; 2] = ["near.stream", "far.stream"];
 /// How long the observers go on when nothing more is sent: packets that are lost must be known as lost before the streams
 /// end.
 const QUIET: Duration = Duration::from_millis(1500);
+/// How long a pod that has come may take until it is observed.
+const ATTACHED: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(20);
+/// Its own device and the node's end of the pair, both directions.
+const POINTS_OF_A_POD: usize = 4;
 
 /// How a recording came about.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +35,44 @@ pub(crate) struct Origin {
     pub(crate) wire: String,
     pub(crate) seed: u64,
     pub(crate) selection: Vec<String>,
+}
+
+/// Who must be told of pods that come while it is recorded.
+pub(crate) struct Onlookers<'a> {
+    capture: Capture,
+    tracer: &'a Tracer,
+    /// What the observers write.
+    files: &'a [PathBuf; 2],
+    /// Labels of the pods that came, with their nodes: they may go again.
+    visitors: Vec<(String, usize)>,
+    /// What the replay is given. No address is used twice, so it may hold pods that have gone.
+    inventory: String,
+}
+
+impl Onlookers<'_> {
+    /// Captures in a pod that has come, tells of it, and waits until its node's observer sees it.
+    ///
+    /// # Errors
+    /// When it cannot be captured, or is not observed in time.
+    pub(crate) fn welcome(&mut self, pod: &Pod, lab: &Lab) -> Result<()> {
+        let node = lab.node_of(pod);
+        let node = NODES.iter().position(|name| *name == node.name()).context("a pod of no node")?;
+        self.visitors.push((pod.label(), node));
+        self.capture.add(&pod.label(), pod.netns())?;
+        self.tracer.update_inventory(lab)?;
+        self.inventory = read_inventory(self.tracer)?;
+        let deadline = Instant::now() + patient(ATTACHED);
+        while stream::points_of(&fs::read(&self.files[node])?, pod.name()) < POINTS_OF_A_POD {
+            ensure!(Instant::now() < deadline, "{} is not observed after {ATTACHED:?}", pod.label());
+            // sleep: looks into a file that grows, with a deadline.
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
+
+fn read_inventory(tracer: &Tracer) -> Result<String> {
+    fs::read_to_string(tracer.inventory()).context("cannot read the inventory")
 }
 
 pub(crate) struct Recording {
@@ -61,27 +104,33 @@ impl Recording {
         greet(&lab)?;
         let tracer = Tracer::new(&lab)?;
         let directory = TempDir::new().context("cannot make a directory for the streams")?;
+        let files = FILES.map(|file| directory.path().join(file));
         let capture = lab.capture_everywhere()?;
         let wall_ns = now_ns(ClockId::Realtime) - now_ns(ClockId::Monotonic);
         let selection = scenario.selection();
         let mut observers: Vec<Observe> = Vec::new();
-        for (node, file) in NODES.iter().zip(FILES) {
+        for (node, file) in NODES.iter().zip(&files) {
             let arguments: Vec<&str> = selection.iter().copied().chain(["--node", node]).collect();
-            observers.push(tracer.observe(&arguments, File::create(directory.path().join(file))?)?);
+            observers.push(tracer.observe(&arguments, File::create(file)?)?);
         }
         let relay = lab.relay().context("a lab without a relay")?;
         relay.forget()?;
         relay.set(wire.impairments);
-        let gone = scenario.run(&mut lab, scale)?;
+        let inventory = read_inventory(&tracer)?;
+        let mut onlookers =
+            Onlookers { capture, tracer: &tracer, files: &files, visitors: Vec::new(), inventory };
+        scenario.run(&mut lab, scale, &mut onlookers)?;
         let relay = lab.relay().context("a lab without a relay")?;
         relay.settle()?;
         // sleep: that nothing more comes is what is waited for.
         thread::sleep(QUIET);
         observers.into_iter().try_for_each(Observe::stop)?;
+        let Onlookers { capture, visitors, inventory, .. } = onlookers;
         let captured = capture.stop()?;
-        let bytes = FILES.map(|file| fs::read(directory.path().join(file)).unwrap_or_default());
+        let bytes = files.each_ref().map(|file| fs::read(file).unwrap_or_default());
         let streams = [Stream::read(&bytes[0])?, Stream::read(&bytes[1])?];
-        let evidence = Evidence { lab: &lab, captured: &captured, relay: &relay.log(), wall_ns, gone: &gone };
+        let evidence =
+            Evidence { lab: &lab, captured: &captured, relay: &relay.log(), wall_ns, visitors: &visitors };
         let truth = Truth::establish(&evidence, &streams)?;
         let origin = Origin {
             scenario: scenario.name().to_owned(),
@@ -90,7 +139,6 @@ impl Recording {
             seed,
             selection: selection.map(str::to_owned).to_vec(),
         };
-        let inventory = fs::read_to_string(tracer.inventory()).context("cannot read the inventory")?;
         Ok(Self { origin, inventory, bytes, streams, truth })
     }
 

@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracer_lab::{Flood, Impairment, Lab, Pod, Protocol, RecordType, ServicePort};
 
+use crate::record::Onlookers;
+
 const FAR: &str = "telekom-xwkb8";
 const NEAR: &str = "telekom-xwkb3";
 /// How long a client waits for anything.
@@ -103,7 +105,12 @@ impl Scenario {
                 target_port: POD_PORT,
             };
             lab.add_pod(FAR, "another")?;
-            lab.add_service("many", 0x55, vec![port], &["httpbin", "another", "httpbin-local", "late"])?;
+            lab.add_service(
+                "many",
+                0x55,
+                vec![port],
+                &["httpbin", "another", "httpbin-local", "late", "later"],
+            )?;
         }
         // A path with a smaller MTU is found out by TCP itself: no router tells.
         for pod in lab.pods() {
@@ -112,13 +119,12 @@ impl Scenario {
         Ok(())
     }
 
-    /// Sends; returns labels and nodes of pods that went meanwhile. `scale` is how much, in tenths.
+    /// Sends, and lets the onlookers know of pods that come and go. `scale` is how much, in tenths.
     ///
     /// # Errors
-    /// When a server cannot be started.
-    pub(crate) fn run(self, lab: &mut Lab, scale: u64) -> Result<Vec<(String, usize)>> {
+    /// When a server cannot be started, or a pod that comes is not observed.
+    pub(crate) fn run(self, lab: &mut Lab, scale: u64, onlookers: &mut Onlookers<'_>) -> Result<()> {
         let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
-        let mut gone = Vec::new();
         match self {
             Self::Curl => {
                 let _server = httpbin.serve_http(POD_PORT)?;
@@ -173,22 +179,32 @@ impl Scenario {
             Self::Churn => {
                 let pods = ["httpbin", "another"].map(|name| lab.pod(name));
                 let _servers = pods.iter().map(|pod| pod.serve_http(POD_PORT)).collect::<Result<Vec<_>>>()?;
-                for node in [NEAR, FAR] {
-                    let late = lab.add_pod(node, "late")?;
-                    let server = late.serve_http(POD_PORT)?;
-                    let ips = lab.service("many").cluster_ips();
+                let ips = lab.service("many").cluster_ips();
+                let send = || {
                     in_parallel(4, |turn| {
-                        for _ in 0..scale.div_ceil(2) {
+                        for _ in 0..scale.div_ceil(3) {
                             let _ = get(&curl, SocketAddr::new(ips[turn % 2], SERVICE_PORT), 500);
                         }
                     });
-                    drop(server);
-                    gone.push((late.label(), usize::from(node == FAR)));
-                    lab.delete_pod("late")?;
-                }
+                };
+                let late = lab.add_pod(NEAR, "late")?;
+                let server = late.serve_http(POD_PORT)?;
+                onlookers.welcome(&late, lab)?;
+                send();
+                let later = lab.add_pod(FAR, "later")?;
+                let second = later.serve_http(POD_PORT)?;
+                onlookers.welcome(&later, lab)?;
+                send();
+                drop(server);
+                lab.relay().context("a lab without a relay")?.settle()?;
+                lab.delete_pod("late")?;
+                send();
+                drop(second);
+                lab.relay().context("a lab without a relay")?.settle()?;
+                lab.delete_pod("later")?;
             }
         }
-        Ok(gone)
+        Ok(())
     }
 }
 

@@ -36,6 +36,18 @@ pub(crate) enum Item {
     End(String),
 }
 
+/// How many points of a pod a stream that is still being written tells of.
+pub(crate) fn points_of(bytes: &[u8], pod: &str) -> usize {
+    let Ok(mut reader) = StreamReader::begin(bytes) else { return 0 };
+    // Where it stops, the rest is still to come.
+    let told = std::iter::from_fn(|| reader.read_told().ok().flatten());
+    let of_pod = |told: &Told| match told {
+        Told::Point { point, .. } => point.pod.as_ref().is_some_and(|known| known.name == pod),
+        _ => false,
+    };
+    told.filter(of_pod).count()
+}
+
 impl Stream {
     /// Reads all of it.
     ///

@@ -69,8 +69,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) relay: &'a RelayLog,
     /// CLOCK_REALTIME less CLOCK_MONOTONIC, nanoseconds.
     pub(crate) wall_ns: u64,
-    /// Labels of pods that have gone, with their nodes: the lab does not know them any more.
-    pub(crate) gone: &'a [(String, usize)],
+    /// Labels of pods that came and may have gone, with their nodes: the lab knows only those that are there.
+    pub(crate) visitors: &'a [(String, usize)],
 }
 
 impl Truth {
@@ -127,7 +127,7 @@ impl Evidence<'_> {
             let node = lab.node_of(pod);
             (pod.label(), lab.nodes().iter().position(|other| other.name() == node.name()).unwrap_or(0))
         });
-        let nodes: BTreeMap<String, usize> = living.chain(self.gone.iter().cloned()).collect();
+        let nodes: BTreeMap<String, usize> = living.chain(self.visitors.iter().cloned()).collect();
         let mut seen = Vec::new();
         for packet in &self.captured.packets {
             let Some(&node) = nodes.get(&*packet.place) else { continue };
