@@ -14,8 +14,7 @@ use crate::process;
 
 /// Selects all crates that build for the host. Every cargo command uses the same selection: with another one, the
 /// crates' features would differ and everything would build once more.
-pub(crate) const HOST_CRATES: [&str; 5] =
-    ["--workspace", "--exclude", "tracer-ebpf", "--exclude", "tracer-lab-ebpf"];
+const HOST_CRATES: [&str; 5] = ["--workspace", "--exclude", "tracer-ebpf", "--exclude", "tracer-lab-ebpf"];
 
 /// An executable that cargo built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,18 +38,26 @@ pub(crate) fn cargo() -> Command {
 /// The profile in which tests and what they run are built, see the root `Cargo.toml`.
 const TEST_PROFILE: &str = "tests";
 
-/// Builds every program and test harness of the host's crates, statically linked: the same files run on this machine and,
-/// whatever C library is there, in the virtual machines.
+/// `cargo SUBCOMMAND` for the host's crates as the tests are built: statically linked, so that the same files run on this
+/// machine and, whatever C library is there, in the virtual machines. Every command that compiles them uses it: what one
+/// has built the next one need not build again.
+///
+/// # Errors
+/// When the compiler does not say what it builds for.
+pub(crate) fn for_tests(subcommand: &str) -> Result<Command> {
+    let mut cargo = cargo();
+    // With --target the flags do not reach build scripts.
+    cargo.args([subcommand, "--profile", TEST_PROFILE, "--target", &host_triple()?]).args(HOST_CRATES);
+    cargo.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    Ok(cargo)
+}
+
+/// Builds every program and test harness of the host's crates.
 ///
 /// # Errors
 /// When the build fails; cargo has printed why.
 pub(crate) fn build_tests() -> Result<Vec<Executable>> {
-    let mut cargo = cargo();
-    // With --target the flags do not reach build scripts.
-    cargo.args(["build", "--profile", TEST_PROFILE, "--target", &host_triple()?]);
-    cargo.args(HOST_CRATES).args(["--bins", "--tests"]);
-    cargo.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    executables(&mut cargo)
+    executables(for_tests("build")?.args(["--bins", "--tests"]))
 }
 
 /// Builds, and returns the executables. `arguments` begin with the subcommand.

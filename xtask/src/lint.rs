@@ -21,10 +21,7 @@ use std::{
 use anyhow::{Result, bail};
 use ebpf_build::pins::Manifest;
 
-use crate::{
-    cargo::{self, HOST_CRATES},
-    process, setup,
-};
+use crate::{cargo, process, setup};
 
 /// Fuzz targets are not members of the workspace, but follow its rules.
 const FUZZ: &str = "fuzz";
@@ -78,9 +75,7 @@ pub(crate) fn fmt() -> Result<()> {
 /// # Errors
 /// When it warns.
 pub(crate) fn clippy() -> Result<()> {
-    let mut clippy = cargo::cargo();
-    clippy.arg("clippy").args(HOST_CRATES).args(["--all-targets", "--", "-Dwarnings"]);
-    process::run(&mut clippy)
+    process::run(cargo::for_tests("clippy")?.args(["--all-targets", "--", "-Dwarnings"]))
 }
 
 /// Checks the project's own rules.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    cargo::{self, Executable, HOST_CRATES},
+    cargo::{self, Executable},
     fuzz, lint, process, setup,
     steps::Steps,
 };
@@ -302,7 +302,5 @@ fn shortened(crate_dir: &Path) -> PathBuf {
 }
 
 fn doc_tests() -> Result<()> {
-    let mut command = cargo::cargo();
-    command.args(["test", "--doc"]).args(HOST_CRATES);
-    process::run(&mut command)
+    process::run(cargo::for_tests("test")?.arg("--doc"))
 }
