@@ -10,7 +10,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`reader`] | the access to bytes |
-//! | `walk` | the walk over the headers, one small step each |
+//! | `walk` | the walk over the headers, layer by layer |
 //! | `describe` | the hop record of what the walk found |
 
 pub(crate) mod describe;
@@ -37,8 +37,14 @@ pub const DEFAULT_VXLAN_PORTS: [u16; 4] = [4789, 8472, 0, 0];
 /// reader bounds offsets with it as a mask.
 pub const MAX_OFFSET: u32 = 0x7ff;
 
-/// Most steps of one walk (a step is one header). Bounds the work for a hostile packet.
-pub const MAX_STEPS: u32 = 24;
+/// Layers of one packet: two tunnels and what is in them. With the two below it bounds the work for a hostile packet.
+pub const MAX_LAYERS: u32 = 3;
+
+/// VLAN tags in one Ethernet header; two are common (IEEE 802.1ad).
+pub const MAX_VLAN_TAGS: u32 = 4;
+
+/// Extension headers of one IP header: as many as should come (RFC 8200, 4.1).
+pub const MAX_EXTENSIONS: u32 = 6;
 
 /// Why there is nothing to report of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +101,9 @@ pub struct TunnelAt {
 pub struct Headers {
     /// The walk's position and what it expects there.
     offset: u32,
-    state: u32,
-    ether_type: u32,
+    begin: u32,
+    /// Where TCP options end.
+    limit: u32,
     /// Innermost IP header.
     pub network: u32,
     /// What is behind it and its extensions.

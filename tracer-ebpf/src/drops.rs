@@ -23,7 +23,7 @@ use crate::{filter, records};
 
 /// As much of a packet as the parser may ask for, and more: a power of two.
 const COPY_BYTES: usize = 4096;
-const _: () = assert!(COPY_BYTES > MAX_OFFSET as usize + 8);
+const _: () = assert!(COPY_BYTES > MAX_OFFSET as usize + 16);
 
 /// The memory of a run, one per CPU.
 #[repr(C)]
@@ -111,7 +111,7 @@ fn report(
 #[inline(always)]
 fn write(
     reader: &CopyReader<'_>,
-    headers: &Headers,
+    headers: &mut Headers,
     buffer: SocketBuffer,
     follows: u64,
     (arguments, reason): (Arguments, u32),
@@ -216,6 +216,11 @@ impl Reader for CopyReader<'_> {
     }
 
     #[inline(always)]
+    fn words(&self, offset: u32) -> Option<[u64; 2]> {
+        self.load::<[u64; 2]>(offset).map(|words| words.map(u64::from_le))
+    }
+
+    #[inline(always)]
     fn length(&self) -> u32 {
         constant(&self.0.length)
     }
@@ -227,5 +232,10 @@ impl Reader for CopyReader<'_> {
         // SAFETY: moves a register to itself; without `nomem` the compiler must assume that memory changed.
         unsafe { asm!("{0} = {0}", inout(reg) copied, options(nostack, preserves_flags)) };
         let _ = copied;
+    }
+
+    #[inline(always)]
+    fn again(&self, value: &u32) -> u32 {
+        constant(value)
     }
 }

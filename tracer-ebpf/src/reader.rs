@@ -9,6 +9,8 @@ use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
 use tracer_common::packet::{MAX_OFFSET, Reader};
 
+use crate::constant::constant;
+
 pub(crate) struct SkbReader<'a> {
     ctx: &'a TcContext,
     data: usize,
@@ -84,7 +86,7 @@ impl<'a> SkbReader<'a> {
                 size_of::<T>() as u32,
             )
         };
-        // SAFETY: the helper has written all bytes if it did not fail, and T is an integer.
+        // SAFETY: the helper has written all bytes if it did not fail, and T is made of integers.
         if failed == 0 { Some(unsafe { value.assume_init() }) } else { None }
     }
 }
@@ -111,6 +113,11 @@ impl Reader for SkbReader<'_> {
     }
 
     #[inline(always)]
+    fn words(&self, offset: u32) -> Option<[u64; 2]> {
+        self.load::<[u64; 2]>(offset).map(|words| words.map(u64::from_le))
+    }
+
+    #[inline(always)]
     fn length(&self) -> u32 {
         self.ctx.len()
     }
@@ -123,6 +130,11 @@ impl Reader for SkbReader<'_> {
         // (An instruction, because an empty asm gets two line-info entries at one place: the kernel refuses that.)
         unsafe { asm!("{0} = {0}", inout(reg) length, options(nostack, preserves_flags)) };
         let _ = length;
+    }
+
+    #[inline(always)]
+    fn again(&self, value: &u32) -> u32 {
+        constant(value)
     }
 }
 

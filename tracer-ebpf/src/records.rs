@@ -32,7 +32,7 @@ const WAKE_WINDOW: u64 = 16 * HOP_RECORD_SIZE as u64;
 pub(crate) fn write(
     ctx: &TcContext,
     reader: &SkbReader,
-    headers: &Headers,
+    headers: &mut Headers,
     hook: Hook,
     follows: u64,
     before: u32,

@@ -66,7 +66,7 @@ impl Headers {
     /// [`ParseError::Truncated`] if the packet ends before its headers, [`ParseError::Malformed`] for an impossible
     /// TCP header length; `record` is then partly filled.
     #[inline(always)]
-    pub fn describe<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Result<(), ParseError> {
+    pub fn describe<R: Reader>(&mut self, reader: &R, record: &mut HopRecord) -> Result<(), ParseError> {
         self.network_fields(reader, record).ok_or(ParseError::Truncated)?;
         reader.step();
         let payload =
@@ -91,7 +91,7 @@ impl Headers {
     /// # Errors
     /// As [`Headers::describe`].
     #[inline(always)]
-    pub fn fingerprint<R: Reader>(&self, reader: &R, scratch: &mut HopRecord) -> Result<u64, ParseError> {
+    pub fn fingerprint<R: Reader>(&mut self, reader: &R, scratch: &mut HopRecord) -> Result<u64, ParseError> {
         clear_transport(scratch);
         scratch.flags = self.flags as u8;
         let payload =
@@ -128,7 +128,7 @@ impl Headers {
 
     /// Fills what the transport header says; gives the offset of the payload.
     #[inline(always)]
-    fn transport_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Result<u32, ParseError> {
+    fn transport_fields<R: Reader>(&mut self, reader: &R, record: &mut HopRecord) -> Result<u32, ParseError> {
         let at = self.transport;
         if has_ports(self.protocol) {
             let both = reader.u32(at).ok_or(ParseError::Truncated)?;
@@ -159,7 +159,7 @@ impl Headers {
 
     /// RFC 9293.
     #[inline(always)]
-    fn tcp_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Result<u32, ParseError> {
+    fn tcp_fields<R: Reader>(&mut self, reader: &R, record: &mut HopRecord) -> Result<u32, ParseError> {
         let at = self.transport;
         record.sequence = reader.u32(at + 4).ok_or(ParseError::Truncated)?;
         record.acknowledgment = reader.u32(at + 8).ok_or(ParseError::Truncated)?;
@@ -174,9 +174,40 @@ impl Headers {
         {
             set_timestamps(reader, record, at + 24).ok_or(ParseError::Truncated)?;
         } else if header_length > 20 {
-            unusual_options(reader, record, at + 20, at + header_length).ok_or(ParseError::Truncated)?;
+            (self.offset, self.limit) = (at + 20, at + header_length);
+            self.unusual_options(reader, record).ok_or(ParseError::Truncated)?;
         }
         Ok(at + header_length)
+    }
+
+    /// Looks from the walk's position to its limit for the timestamp option where it is not in its usual place (a SYN,
+    /// exotic stacks). Options that make no sense end the search: there is no timestamp then. `None` if the packet is cut
+    /// before the limit.
+    #[inline(always)]
+    fn unusual_options<R: Reader>(&mut self, reader: &R, record: &mut HopRecord) -> Option<()> {
+        const END: u8 = 0;
+        const NO_OPERATION: u8 = 1;
+        const TIMESTAMPS: u8 = 8;
+        for _ in 0..MAX_TCP_OPTIONS {
+            reader.step();
+            let (at, end) = (reader.again(&self.offset), reader.again(&self.limit));
+            if at + 2 > end {
+                break;
+            }
+            let kind_and_length = reader.u16(at)?;
+            let kind = (kind_and_length >> 8) as u8;
+            let length = u32::from(kind_and_length & 0xff);
+            match kind {
+                END => break,
+                NO_OPERATION => self.offset = at + 1,
+                TIMESTAMPS if length == 10 && at + 10 <= end => {
+                    return set_timestamps(reader, record, at + 2);
+                }
+                _ if length < 2 => break,
+                _ => self.offset = at + length,
+            }
+        }
+        Some(())
     }
 
     #[inline(always)]
@@ -286,32 +317,6 @@ fn set_timestamps<R: Reader>(reader: &R, record: &mut HopRecord, at: u32) -> Opt
     record.timestamp_value = reader.u32(at)?;
     record.timestamp_echo = reader.u32(at + 4)?;
     record.flags |= FLAG_TCP_TIMESTAMP;
-    Some(())
-}
-
-/// Looks for the timestamp option where it is not in its usual place (a SYN, exotic stacks). Options that make
-/// no sense end the search: there is no timestamp then. `None` if the packet is cut before `end`.
-#[inline(always)]
-fn unusual_options<R: Reader>(reader: &R, record: &mut HopRecord, start: u32, end: u32) -> Option<()> {
-    const END: u8 = 0;
-    const NO_OPERATION: u8 = 1;
-    const TIMESTAMPS: u8 = 8;
-    let mut at = start;
-    for _ in 0..MAX_TCP_OPTIONS {
-        if at + 2 > end {
-            break;
-        }
-        let kind_and_length = reader.u16(at)?;
-        let kind = (kind_and_length >> 8) as u8;
-        let length = u32::from(kind_and_length & 0xff);
-        match kind {
-            END => break,
-            NO_OPERATION => at += 1,
-            TIMESTAMPS if length == 10 && at + 10 <= end => return set_timestamps(reader, record, at + 2),
-            _ if length < 2 => break,
-            _ => at += length,
-        }
-    }
     Some(())
 }
 

@@ -11,12 +11,21 @@ pub trait Reader {
     fn u32(&self, offset: u32) -> Option<u32>;
     /// Eight bytes as they lie, the first one lowest, on any machine: for hashing and copying.
     fn word(&self, offset: u32) -> Option<u64>;
+    /// The two words at `offset`. What a header says is read in as few reads as can be: each costs a check, and the
+    /// verifier goes on from each in two ways.
+    fn words(&self, offset: u32) -> Option<[u64; 2]>;
     /// Bytes of the packet; may be more than can be read (a capture cut at its snap length).
     fn length(&self) -> u32;
 
     /// Called between the steps of a walk. The eBPF reader makes the compiler put its state into memory here.
     #[inline(always)]
     fn step(&self) {}
+
+    /// The value, read from memory where the eBPF reader says so: to the verifier it then is any number.
+    #[inline(always)]
+    fn again(&self, value: &u32) -> u32 {
+        *value
+    }
 }
 
 /// A packet in memory.
@@ -62,6 +71,13 @@ impl Reader for SliceReader<'_> {
 
     fn word(&self, offset: u32) -> Option<u64> {
         self.array(offset).map(u64::from_le_bytes)
+    }
+
+    fn words(&self, offset: u32) -> Option<[u64; 2]> {
+        let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+        let bytes = self.array::<16>(offset)?;
+        let (low, high) = bytes.split_first_chunk()?;
+        Some([word(low), word(high.first_chunk()?)])
     }
 
     fn length(&self) -> u32 {

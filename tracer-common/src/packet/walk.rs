@@ -1,22 +1,26 @@
-//! The walk over the headers. Each step reads one header, notes what it found in [`Headers`] and says what the
-//! next one is; everything between two steps lives in `Headers`.
+//! The walk over the headers, layer by layer: link, IP with its extensions, and what may be a tunnel around the next layer.
+//! Each step reads one header and notes what it found in [`Headers`]; everything between two steps lives there.
 
-use super::{Headers, Link, MAX_OFFSET, MAX_STEPS, ParseError, Reader, TunnelAt};
+use super::{
+    Headers, Link, MAX_EXTENSIONS, MAX_LAYERS, MAX_OFFSET, MAX_VLAN_TAGS, ParseError, Reader, TunnelAt,
+};
 use crate::record::{
     FLAG_FRAGMENT, FLAG_MORE_FRAGMENTS, FLAG_TUNNEL_DEPTH, MAX_TUNNELS, TUNNEL_GENEVE, TUNNEL_GRE,
     TUNNEL_IP4_IN_IP6, TUNNEL_IP6_IN_IP6, TUNNEL_IPIP, TUNNEL_SIT, TUNNEL_VXLAN,
 };
 
-/// States of the walk: which header is expected at the position.
-mod state {
-    pub(super) const ETHERNET: u32 = 0;
-    pub(super) const ETHER_TYPE: u32 = 1;
-    pub(super) const IPV4: u32 = 2;
-    pub(super) const IPV6: u32 = 3;
-    pub(super) const EXTENSION: u32 = 4;
-    pub(super) const TRANSPORT: u32 = 5;
-    pub(super) const DONE: u32 = 6;
+/// What a layer begins with at the walk's position.
+mod begin {
+    /// The EtherType of an Ethernet header.
+    pub(super) const ETHER_TYPE: u32 = 0;
+    pub(super) const IPV4: u32 = 1;
+    pub(super) const IPV6: u32 = 2;
+    /// There is no further layer.
+    pub(super) const NOTHING: u32 = 3;
 }
+
+/// The two addresses in front of an Ethernet header's EtherType, bytes.
+const ETHERNET_ADDRESSES: u32 = 12;
 
 const ETHER_TYPE_IPV4: u32 = 0x0800;
 const ETHER_TYPE_IPV6: u32 = 0x86dd;
@@ -52,6 +56,8 @@ const VXLAN_GROUP_POLICY_MASK: u32 = 0xffb7_0000;
 const GENEVE_PORT: u32 = 6081;
 /// UDP header, tunnel header, and an IPv4 header in Geneve.
 const SMALLEST_TUNNEL: u32 = 8 + 8 + 20;
+/// Tunnel header and an IPv4 header in GRE.
+const SMALLEST_GRE: u32 = 4 + 20;
 /// Version and reserved bits of a Geneve header, all zero (RFC 8926, 3.4).
 const GENEVE_FIXED_MASK: u32 = 0xc03f_0000;
 
@@ -74,72 +80,96 @@ impl Headers {
         vxlan_ports: &[u16; 4],
     ) -> Result<(), ParseError> {
         *self = Self::default();
-        if link == Link::None {
-            self.state = match reader.u8(0).ok_or(ParseError::Truncated)? >> 4 {
-                4 => state::IPV4,
-                6 => state::IPV6,
+        match link {
+            Link::Ethernet => self.offset = ETHERNET_ADDRESSES,
+            Link::None => {
+                self.begin = match reader.u8(0).ok_or(ParseError::Truncated)? >> 4 {
+                    4 => begin::IPV4,
+                    6 => begin::IPV6,
+                    _ => return Err(ParseError::NotIp),
+                };
+            }
+        }
+        for _ in 0..MAX_LAYERS {
+            self.link(reader)?;
+            self.internet(reader)?;
+            if self.flags & u32::from(FLAG_FRAGMENT) == 0 {
+                self.transport(reader, vxlan_ports)?;
+            }
+            if self.begin == begin::NOTHING {
+                // A header may end behind what can be read.
+                return self.step(reader);
+            }
+        }
+        Err(ParseError::TooDeep)
+    }
+
+    /// Begins a step: the next header lies where it can be read.
+    #[inline(always)]
+    fn step<R: Reader>(&self, reader: &R) -> Result<(), ParseError> {
+        reader.step();
+        if self.offset > LAST_HEADER { Err(ParseError::TooDeep) } else { Ok(()) }
+    }
+
+    /// The Ethernet header's end, where there is one, and VLAN tags.
+    #[inline(always)]
+    fn link<R: Reader>(&mut self, reader: &R) -> Result<(), ParseError> {
+        if self.begin != begin::ETHER_TYPE {
+            return Ok(());
+        }
+        for _ in 0..=MAX_VLAN_TAGS {
+            self.step(reader)?;
+            self.begin = match u32::from(reader.u16(self.offset).ok_or(ParseError::Truncated)?) {
+                ETHER_TYPE_IPV4 => begin::IPV4,
+                ETHER_TYPE_IPV6 => begin::IPV6,
+                ETHER_TYPE_VLAN | ETHER_TYPE_QINQ | ETHER_TYPE_QINQ_OLD => {
+                    // Behind the tag's own two bytes is the next type.
+                    self.offset += 4;
+                    continue;
+                }
                 _ => return Err(ParseError::NotIp),
             };
+            self.offset += 2;
+            return Ok(());
         }
-        for _ in 0..MAX_STEPS {
-            reader.step();
-            if self.offset > LAST_HEADER {
-                return Err(ParseError::TooDeep);
-            }
-            match self.state {
-                state::ETHERNET => self.ethernet(reader)?,
-                state::ETHER_TYPE => self.ether_type(reader)?,
-                state::IPV4 => self.ipv4(reader)?,
-                state::IPV6 => self.ipv6(reader)?,
-                state::EXTENSION => self.extension(reader)?,
-                state::TRANSPORT => self.transport(reader, vxlan_ports)?,
-                _ => return Ok(()),
-            }
-        }
-        if self.state == state::DONE && self.offset <= LAST_HEADER {
-            Ok(())
+        Err(ParseError::TooDeep)
+    }
+
+    /// The IP header and its extensions. A fragment ends the walk, so that no header behind finds anything of this.
+    #[inline(always)]
+    fn internet<R: Reader>(&mut self, reader: &R) -> Result<(), ParseError> {
+        self.step(reader)?;
+        if self.begin == begin::IPV4 {
+            self.ipv4(reader)?;
         } else {
-            Err(ParseError::TooDeep)
+            self.ipv6(reader)?;
         }
-    }
-
-    #[inline(always)]
-    fn ethernet<R: Reader>(&mut self, reader: &R) -> Result<(), ParseError> {
-        let ether_type = reader.u16(self.offset + 12).ok_or(ParseError::Truncated)?;
-        self.ether_type = u32::from(ether_type);
-        self.offset += 14;
-        self.state = state::ETHER_TYPE;
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn ether_type<R: Reader>(&mut self, reader: &R) -> Result<(), ParseError> {
-        match self.ether_type {
-            ETHER_TYPE_IPV4 => self.state = state::IPV4,
-            ETHER_TYPE_IPV6 => self.state = state::IPV6,
-            ETHER_TYPE_VLAN | ETHER_TYPE_QINQ | ETHER_TYPE_QINQ_OLD => {
-                let ether_type = reader.u16(self.offset + 2).ok_or(ParseError::Truncated)?;
-                self.ether_type = u32::from(ether_type);
-                self.offset += 4;
+        self.begin = begin::NOTHING;
+        for _ in 0..MAX_EXTENSIONS {
+            self.step(reader)?;
+            let is_fragment = self.flags & u32::from(FLAG_FRAGMENT) != 0;
+            // The authentication header is the only one of IPv4.
+            let may_be = self.version == 6 || self.protocol == PROTOCOL_AUTHENTICATION;
+            if is_fragment || !may_be || !is_extension(self.protocol) {
+                return Ok(());
             }
-            _ => return Err(ParseError::NotIp),
+            self.extension(reader)?;
         }
-        Ok(())
+        if is_extension(self.protocol) { Err(ParseError::TooDeep) } else { Ok(()) }
     }
 
     /// RFC 791.
     #[inline(always)]
     fn ipv4<R: Reader>(&mut self, reader: &R) -> Result<(), ParseError> {
         let at = self.offset;
-        let first = u32::from(reader.u8(at).ok_or(ParseError::Truncated)?);
+        let [low, high] = reader.words(at).ok_or(ParseError::Truncated)?;
+        let first = byte(low, 0);
         let header_length = (first & 0xf) * 4;
         if first >> 4 != 4 || header_length < 20 {
             return Err(ParseError::Malformed);
         }
-        let total_length = u32::from(reader.u16(at + 2).ok_or(ParseError::Truncated)?);
-        let identification = u32::from(reader.u16(at + 4).ok_or(ParseError::Truncated)?);
-        let fragment = u32::from(reader.u16(at + 6).ok_or(ParseError::Truncated)?);
-        let protocol = u32::from(reader.u8(at + 9).ok_or(ParseError::Truncated)?);
+        let (total_length, identification, fragment) = (short(low, 2), short(low, 4), short(low, 6));
+        let protocol = byte(high, 1);
         // A GSO packet of more than 64 KiB (BIG TCP) has no length here; the buffer's own is right then.
         if total_length != 0 && total_length < header_length {
             return Err(ParseError::Malformed);
@@ -155,11 +185,6 @@ impl Headers {
         self.offset = at + header_length;
         self.transport = self.offset;
         self.note_fragment((fragment & 0x1fff) * 8, fragment & 0x2000 != 0);
-        if self.flags & u32::from(FLAG_FRAGMENT) == 0 {
-            // The only extension header of IPv4.
-            self.state =
-                if protocol == PROTOCOL_AUTHENTICATION { state::EXTENSION } else { state::TRANSPORT };
-        }
         Ok(())
     }
 
@@ -167,11 +192,11 @@ impl Headers {
     #[inline(always)]
     fn ipv6<R: Reader>(&mut self, reader: &R) -> Result<(), ParseError> {
         let at = self.offset;
-        if reader.u8(at).ok_or(ParseError::Truncated)? >> 4 != 6 {
+        let word = reader.word(at).ok_or(ParseError::Truncated)?;
+        if byte(word, 0) >> 4 != 6 {
             return Err(ParseError::Malformed);
         }
-        let payload_length = u32::from(reader.u16(at + 4).ok_or(ParseError::Truncated)?);
-        let next = u32::from(reader.u8(at + 6).ok_or(ParseError::Truncated)?);
+        let (payload_length, next) = (short(word, 4), byte(word, 6));
         self.network = at;
         // Zero: a jumbogram (RFC 2675, BIG TCP), or nothing behind the header at all.
         self.end = if payload_length == 0 && next != PROTOCOL_NO_NEXT_HEADER {
@@ -184,52 +209,32 @@ impl Headers {
         self.identification = 0;
         self.offset = at + 40;
         self.transport = self.offset;
-        self.state = state::EXTENSION;
         Ok(())
     }
 
-    /// One extension header (RFC 8200, 4; authentication header: RFC 4302), or none of them.
+    /// One extension header (RFC 8200, 4; authentication header: RFC 4302).
     #[inline(always)]
     fn extension<R: Reader>(&mut self, reader: &R) -> Result<(), ParseError> {
-        let at = self.offset;
-        match self.protocol {
-            PROTOCOL_HOP_BY_HOP
-            | PROTOCOL_ROUTING
-            | PROTOCOL_DESTINATION_OPTIONS
-            | PROTOCOL_MOBILITY
-            | PROTOCOL_HIP
-            | PROTOCOL_SHIM6 => {
-                let length = u32::from(reader.u8(at + 1).ok_or(ParseError::Truncated)?);
-                self.pass_extension(reader, (length + 1) * 8)
-            }
-            PROTOCOL_AUTHENTICATION => {
-                let length = u32::from(reader.u8(at + 1).ok_or(ParseError::Truncated)?);
-                self.pass_extension(reader, (length + 2) * 4)
-            }
-            PROTOCOL_FRAGMENT => {
-                let fragment = u32::from(reader.u16(at + 2).ok_or(ParseError::Truncated)?);
-                self.identification = reader.u32(at + 4).ok_or(ParseError::Truncated)?;
-                self.pass_extension(reader, 8)?;
-                self.note_fragment(fragment & 0xfff8, fragment & 1 != 0);
-                Ok(())
-            }
-            _ => {
-                self.state = state::TRANSPORT;
-                Ok(())
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn pass_extension<R: Reader>(&mut self, reader: &R, length: u32) -> Result<(), ParseError> {
-        self.protocol = u32::from(reader.u8(self.offset).ok_or(ParseError::Truncated)?);
-        self.offset += length;
+        // The smallest has eight bytes.
+        let word = reader.word(self.offset).ok_or(ParseError::Truncated)?;
+        let length = byte(word, 1);
+        let kind = self.protocol;
+        self.protocol = byte(word, 0);
+        self.offset += match kind {
+            PROTOCOL_FRAGMENT => 8,
+            PROTOCOL_AUTHENTICATION => (length + 2) * 4,
+            _ => (length + 1) * 8,
+        };
         self.transport = self.offset;
+        if kind == PROTOCOL_FRAGMENT {
+            self.identification = short(word, 4) << 16 | short(word, 6);
+            let fragment = short(word, 2);
+            self.note_fragment(fragment & 0xfff8, fragment & 1 != 0);
+        }
         Ok(())
     }
 
-    /// Notes whether this IP packet is a fragment; if so the walk ends here, so that no header behind finds
-    /// anything of this.
+    /// Notes whether this IP packet is a fragment.
     #[inline(always)]
     fn note_fragment(&mut self, offset: u32, more: bool) {
         self.fragment_offset = offset;
@@ -238,23 +243,22 @@ impl Headers {
         }
         if more || offset != 0 {
             self.flags |= u32::from(FLAG_FRAGMENT);
-            self.state = state::DONE;
         }
     }
 
     /// Looks whether another packet is inside.
     #[inline(always)]
     fn transport<R: Reader>(&mut self, reader: &R, vxlan_ports: &[u16; 4]) -> Result<(), ParseError> {
+        self.step(reader)?;
         self.transport = self.offset;
-        self.state = state::DONE;
         match self.protocol {
             PROTOCOL_IPV4 => {
                 let kind = if self.version == 4 { TUNNEL_IPIP } else { TUNNEL_IP4_IN_IP6 };
-                self.enter(kind, 0, 0, 0, state::IPV4);
+                self.enter(kind, 0, 0, 0, begin::IPV4);
             }
             PROTOCOL_IPV6 => {
                 let kind = if self.version == 4 { TUNNEL_SIT } else { TUNNEL_IP6_IN_IP6 };
-                self.enter(kind, 0, 0, 0, state::IPV6);
+                self.enter(kind, 0, 0, 0, begin::IPV6);
             }
             PROTOCOL_GRE => self.gre(reader)?,
             PROTOCOL_UDP => self.udp(reader, vxlan_ports)?,
@@ -275,10 +279,11 @@ impl Headers {
         if at + 20 > self.end {
             return None;
         }
-        let first = u32::from(reader.u8(at)?);
+        let [low, high] = reader.words(at)?;
+        let first = byte(low, 0);
         let (header_length, protocol, is_later_fragment) = match first >> 4 {
-            4 => ((first & 0xf) * 4, reader.u8(at + 9)?, reader.u16(at + 6)? & 0x1fff != 0),
-            6 => (40, reader.u8(at + 6)?, false),
+            4 => ((first & 0xf) * 4, byte(high, 1), short(low, 6) & 0x1fff != 0),
+            6 => (40, byte(low, 6), false),
             _ => return None,
         };
         let transport = at + header_length;
@@ -287,7 +292,7 @@ impl Headers {
         }
         self.quote = at;
         self.quote_version = first >> 4;
-        self.quote_protocol = u32::from(protocol);
+        self.quote_protocol = protocol;
         if !is_later_fragment && transport + 8 <= self.end {
             self.quote_transport = transport;
         }
@@ -297,19 +302,18 @@ impl Headers {
     #[inline(always)]
     fn udp<R: Reader>(&mut self, reader: &R, vxlan_ports: &[u16; 4]) -> Result<(), ParseError> {
         let at = self.offset;
-        let port = reader.u16(at + 2).ok_or(ParseError::Truncated)?;
+        // A datagram too short for any packet inside is no tunnel's; what may be behind it is Ethernet padding.
+        if self.end < at + SMALLEST_TUNNEL {
+            return Ok(());
+        }
+        let [udp, tunnel] = reader.words(at).ok_or(ParseError::Truncated)?;
+        let port = short(udp, 2) as u16;
         let [first, second, third, fourth] = *vxlan_ports;
         let is_vxlan = port != 0 && (port == first || port == second || port == third || port == fourth);
         if !is_vxlan && u32::from(port) != GENEVE_PORT {
             return Ok(());
         }
-        // A datagram too short for any packet inside is some other protocol's on that port; what may be behind it
-        // is Ethernet padding.
-        if self.end < at + SMALLEST_TUNNEL {
-            return Ok(());
-        }
-        let header = reader.u32(at + 8).ok_or(ParseError::Truncated)?;
-        let identifier = reader.u32(at + 12).ok_or(ParseError::Truncated)?;
+        let (header, identifier) = (long(tunnel, 0), long(tunnel, 4));
         // Reserved in both; with it a datagram of some other protocol is hardly taken for a tunnel's.
         if identifier & 0xff != 0 {
             return Ok(());
@@ -317,12 +321,12 @@ impl Headers {
         let port = u32::from(port);
         if is_vxlan {
             if header == VXLAN_FLAGS || header & VXLAN_GROUP_POLICY_MASK == VXLAN_GROUP_POLICY_FLAGS {
-                self.enter(TUNNEL_VXLAN, identifier >> 8, port, 16, state::ETHERNET);
+                self.enter(TUNNEL_VXLAN, identifier >> 8, port, 16 + ETHERNET_ADDRESSES, begin::ETHER_TYPE);
             }
         } else if header & GENEVE_FIXED_MASK == 0 {
             let length = 16 + ((header >> 24) & 0x3f) * 4;
-            if let Some(next) = after_ether_type(header & 0xffff) {
-                self.enter(TUNNEL_GENEVE, identifier >> 8, port, length, next);
+            if let Some((next, before)) = after_ether_type(header & 0xffff) {
+                self.enter(TUNNEL_GENEVE, identifier >> 8, port, length + before, next);
             }
         }
         Ok(())
@@ -335,25 +339,31 @@ impl Headers {
         const KEY: u32 = 0x2000_0000;
         const SEQUENCE: u32 = 0x1000_0000;
         const VERSION: u32 = 0x0007_0000;
-        let header = reader.u32(self.offset).ok_or(ParseError::Truncated)?;
+        // What is too short for any packet inside is not looked into.
+        if self.end < self.offset + SMALLEST_GRE {
+            return Ok(());
+        }
+        let [low, high] = reader.words(self.offset).ok_or(ParseError::Truncated)?;
+        let header = long(low, 0);
         // Routing is obsolete, version 1 is PPTP.
         if header & (ROUTING | VERSION) != 0 {
             return Ok(());
         }
-        let Some(next) = after_ether_type(header & 0xffff) else { return Ok(()) };
-        let mut length = 4;
+        let Some((next, before)) = after_ether_type(header & 0xffff) else { return Ok(()) };
+        let (mut length, mut key) = (4, long(low, 4));
         if header & CHECKSUM != 0 {
             length += 4;
+            key = long(high, 0);
         }
-        let mut key = 0;
         if header & KEY != 0 {
-            key = reader.u32(self.offset + length).ok_or(ParseError::Truncated)?;
             length += 4;
+        } else {
+            key = 0;
         }
         if header & SEQUENCE != 0 {
             length += 4;
         }
-        self.enter(TUNNEL_GRE, key, 0, length, next);
+        self.enter(TUNNEL_GRE, key, 0, length + before, next);
         Ok(())
     }
 
@@ -371,7 +381,7 @@ impl Headers {
         }
         self.tunnel_count += 1;
         self.offset += length;
-        self.state = next;
+        self.begin = next;
     }
 }
 
@@ -383,13 +393,46 @@ pub(crate) const fn is_icmp_error(protocol: u32, kind: u8) -> bool {
     if protocol == PROTOCOL_ICMP { matches!(kind, 3..=5 | 11 | 12) } else { matches!(kind, 1..=4) }
 }
 
-/// The state for the payload of a tunnel that names it by EtherType.
+/// What the payload of a tunnel begins with that names it by EtherType, and how many bytes are passed before.
 #[inline(always)]
-const fn after_ether_type(ether_type: u32) -> Option<u32> {
+const fn after_ether_type(ether_type: u32) -> Option<(u32, u32)> {
     match ether_type {
-        ETHER_TYPE_IPV4 => Some(state::IPV4),
-        ETHER_TYPE_IPV6 => Some(state::IPV6),
-        ETHER_TYPE_BRIDGING => Some(state::ETHERNET),
+        ETHER_TYPE_IPV4 => Some((begin::IPV4, 0)),
+        ETHER_TYPE_IPV6 => Some((begin::IPV6, 0)),
+        ETHER_TYPE_BRIDGING => Some((begin::ETHER_TYPE, ETHERNET_ADDRESSES)),
         _ => None,
     }
+}
+
+#[inline(always)]
+const fn is_extension(protocol: u32) -> bool {
+    matches!(
+        protocol,
+        PROTOCOL_HOP_BY_HOP
+            | PROTOCOL_ROUTING
+            | PROTOCOL_FRAGMENT
+            | PROTOCOL_AUTHENTICATION
+            | PROTOCOL_DESTINATION_OPTIONS
+            | PROTOCOL_MOBILITY
+            | PROTOCOL_HIP
+            | PROTOCOL_SHIM6
+    )
+}
+
+/// The byte at `index` of a word as [`Reader::word`] gives it.
+#[inline(always)]
+const fn byte(word: u64, index: u32) -> u32 {
+    (word >> (8 * index)) as u32 & 0xff
+}
+
+/// The two bytes at `index`, in host order.
+#[inline(always)]
+const fn short(word: u64, index: u32) -> u32 {
+    ((word >> (8 * index)) as u16).swap_bytes() as u32
+}
+
+/// The four bytes at `index`, in host order.
+#[inline(always)]
+const fn long(word: u64, index: u32) -> u32 {
+    ((word >> (8 * index)) as u32).swap_bytes()
 }
