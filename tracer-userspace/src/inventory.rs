@@ -20,9 +20,9 @@ mod tests;
 
 use self::object::{Key, key};
 pub use self::object::{
-    Kind, NETNS_ANNOTATION, NodeEntry, Object, ObjectError, PodEntry, ServiceEntry, ServicePort, SliceEntry,
-    SlicePort,
+    NETNS_ANNOTATION, NodeEntry, ObjectError, PodEntry, ServiceEntry, ServicePort, SliceEntry, SlicePort,
 };
+pub use tracer_manifest::{Kind, Object};
 
 /// How long a pod's former address and a Service's former endpoint are remembered, nanoseconds: records may be
 /// late, and connections outlive the endpoint they were balanced to.

@@ -5,10 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use thiserror::Error;
+use tracer_manifest::object::{EndpointSlice, Node, ObjectMeta, Pod, Service};
 
 use crate::trajectory::model::{PodRef, ServiceRef};
 
@@ -31,72 +29,6 @@ const NODE_ADDRESS_ANNOTATIONS: &[&str] = &[
 
 /// Label that ties an EndpointSlice to its Service.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-
-/// An object of one of the kinds that the inventory is made of.
-#[derive(Clone, Debug)]
-pub enum Object {
-    Pod(Box<Pod>),
-    Service(Box<Service>),
-    EndpointSlice(Box<EndpointSlice>),
-    Node(Box<Node>),
-}
-
-/// The kinds of [`Object`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    Pod,
-    Service,
-    EndpointSlice,
-    Node,
-}
-
-impl Kind {
-    /// The kind that `apiVersion` and `kind` name, if the inventory uses it. The group counts: a Service of
-    /// another API group is something else.
-    #[must_use]
-    pub fn from_names(api_version: &str, kind: &str) -> Option<Self> {
-        match (api_version, kind) {
-            ("v1", "Pod") => Some(Self::Pod),
-            ("v1", "Service") => Some(Self::Service),
-            ("v1", "Node") => Some(Self::Node),
-            ("discovery.k8s.io/v1", "EndpointSlice") => Some(Self::EndpointSlice),
-            _ => None,
-        }
-    }
-
-    /// As in the object's `kind`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pod => "Pod",
-            Self::Service => "Service",
-            Self::EndpointSlice => "EndpointSlice",
-            Self::Node => "Node",
-        }
-    }
-}
-
-impl Object {
-    #[must_use]
-    pub const fn kind(&self) -> Kind {
-        match self {
-            Self::Pod(_) => Kind::Pod,
-            Self::Service(_) => Kind::Service,
-            Self::EndpointSlice(_) => Kind::EndpointSlice,
-            Self::Node(_) => Kind::Node,
-        }
-    }
-
-    #[must_use]
-    pub fn metadata(&self) -> &ObjectMeta {
-        match self {
-            Self::Pod(object) => &object.metadata,
-            Self::Service(object) => &object.metadata,
-            Self::EndpointSlice(object) => &object.metadata,
-            Self::Node(object) => &object.metadata,
-        }
-    }
-}
 
 /// Why an object cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -211,7 +143,7 @@ impl NodeEntry {
         let (mut internal, mut other, mut hostname) = (Vec::new(), Vec::new(), None);
         for (index, item) in status.addresses.iter().flatten().enumerate() {
             let field = || format!("status.addresses[{index}].address");
-            match item.type_.as_str() {
+            match item.kind.as_str() {
                 "InternalIP" => push_address(&mut internal, field, &item.address)?,
                 "ExternalIP" => push_address(&mut other, field, &item.address)?,
                 "Hostname" => hostname = Some(item.address.clone()),
@@ -308,7 +240,7 @@ impl ServiceEntry {
         }
         Ok(Self {
             service: Arc::new(ServiceRef { namespace: namespace(metadata), name: name(metadata)? }),
-            kind: spec.type_.clone().unwrap_or_else(|| "ClusterIP".to_owned()),
+            kind: spec.kind.clone().unwrap_or_else(|| "ClusterIP".to_owned()),
             cluster_addresses: cluster,
             other_addresses: other,
             ports,
@@ -358,8 +290,8 @@ impl SliceEntry {
             });
         }
         let mut addresses = Vec::new();
-        for (index, endpoint) in object.endpoints.iter().enumerate() {
-            for (place, address) in endpoint.addresses.iter().enumerate() {
+        for (index, endpoint) in object.endpoints.iter().flatten().enumerate() {
+            for (place, address) in endpoint.addresses.iter().flatten().enumerate() {
                 push_address(&mut addresses, || format!("endpoints[{index}].addresses[{place}]"), address)?;
             }
         }
