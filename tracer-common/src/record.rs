@@ -1,5 +1,6 @@
 //! The hop record: what one observation point reports of one packet; and the drop record: what the kernel said when it
-//! threw one away. Both come through one ring, see [`Record`].
+//! threw one away. Both come through one ring, see [`Record`]. While packets are captured, a hop record has the
+//! packet's first bytes behind it.
 
 /// Most encapsulations that a record describes, outermost first.
 pub const MAX_TUNNELS: usize = 2;
@@ -250,7 +251,30 @@ impl DropRecord {
     }
 }
 
-/// A sample of the ring buffer.
+/// Most bytes of a packet behind its hop record; a power of two.
+pub const MAX_SNAPLEN: usize = 1 << 14;
+const _: () = assert!(MAX_SNAPLEN.is_power_of_two());
+
+/// A hop record and the packet's first bytes behind it, from where its device counts it: the link header, where the
+/// device has one, else the IP header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CapturedRecord {
+    pub record: HopRecord,
+    /// In the ring only as many as were captured.
+    pub bytes: [u8; MAX_SNAPLEN],
+}
+const _: () = assert!(size_of::<CapturedRecord>() == HOP_RECORD_SIZE + MAX_SNAPLEN);
+
+/// The record and the packet's bytes of a sample with both; `None` for any other.
+#[must_use]
+pub fn split_captured(sample: &[u8]) -> Option<(HopRecord, &[u8])> {
+    let (record, bytes) = sample.split_at_checked(HOP_RECORD_SIZE)?;
+    let record = HopRecord::from_bytes(record)?;
+    (record.direction != DIRECTION_NONE && matches!(bytes.len(), 1..=MAX_SNAPLEN)).then_some((record, bytes))
+}
+
+/// A sample of the ring buffer without a packet's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
     Hop(HopRecord),

@@ -1,16 +1,22 @@
-//! Hop and drop records into the ring buffer. Waking the reader costs twenty times the record, so records do not: the
+//! Hop and drop records into the ring buffer, with the packet's bytes where it is captured ([`capture`]). Waking the reader costs twenty times the record, so records do not: the
 //! reader looks by itself every few milliseconds and is woken only where the ring fills faster than that.
 
-use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use core::arch::asm;
+
+use aya_ebpf::bindings::{
+    BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
+};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::RingBuf;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
+use aya_ebpf::maps::{HashMap, RingBuf};
 use aya_ebpf::programs::TcContext;
+use tracer_common::measure::{POINT_CAPACITY, PointPlace};
 use tracer_common::outcome::Outcome;
 use tracer_common::packet::Headers;
 use tracer_common::record::{HOP_RECORD_SIZE, HopRecord};
 
+use crate::capture;
 use crate::constant::constant;
 use crate::reader::SkbReader;
 use crate::scratch::Hook;
@@ -18,6 +24,10 @@ use crate::scratch::Hook;
 /// Size is set by the loader.
 #[map]
 static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Records that found the ring full, by point: which devices' they were. Not there before there are any.
+#[map]
+static LOST: HashMap<PointPlace, u64> = HashMap::with_max_entries(POINT_CAPACITY, BPF_F_NO_PREALLOC);
 
 /// Bytes in the ring from which on the reader is woken; set by the loader.
 #[unsafe(no_mangle)]
@@ -37,8 +47,29 @@ pub(crate) fn write(
     follows: u64,
     before: u32,
 ) -> Result<Outcome, Outcome> {
-    let mut entry = reserve::<HopRecord>().ok_or(Outcome::RingFull)?;
+    if capture::is_on() {
+        return capture::write(ctx, reader, headers, hook, follows, before);
+    }
+    let Some(mut entry) = reserve::<HopRecord>() else { return Err(lost(ctx, hook)) };
     let record = entry.write(HopRecord::default());
+    note_observation(ctx, record, hook, follows, before);
+    if let Err(error) = headers.describe(reader, record) {
+        discard(entry);
+        return Err(error.into());
+    }
+    submit(entry);
+    Ok(Outcome::Recorded)
+}
+
+/// Fills what of a record is about where and when, and not about the packet.
+#[inline(always)]
+pub(crate) fn note_observation(
+    ctx: &TcContext,
+    record: &mut HopRecord,
+    hook: Hook,
+    follows: u64,
+    before: u32,
+) {
     // SAFETY: the helper has no preconditions.
     record.time_ns = unsafe { bpf_ktime_get_ns() };
     record.follows = follows;
@@ -52,12 +83,29 @@ pub(crate) fn write(
         record.gso_segments = (*skb).gso_segs as u16;
         record.gso_size = (*skb).gso_size as u16;
     }
-    if let Err(error) = headers.describe(reader, record) {
-        discard(entry);
-        return Err(error.into());
+}
+
+/// Notes at which point the ring was full.
+#[inline(always)]
+pub(crate) fn lost(ctx: &TcContext, hook: Hook) -> Outcome {
+    // SAFETY: the context points to a live __sk_buff; this field may be read by any tc program.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let place = PointPlace { space: hook.space, ifindex, direction: u32::from(hook.direction) };
+    match LOST.get_ptr_mut(&place) {
+        // SAFETY: the pointer is to a live map value, which is aligned. Atomic, because CPUs share it.
+        Some(count) => unsafe {
+            asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count, in(reg) 1_u64, options(nostack));
+        },
+        // Another CPU may do the same at this moment, or there may be no room: then the outcome alone counts it.
+        None => drop(LOST.insert(&place, &1, u64::from(BPF_NOEXIST))),
     }
-    submit(entry);
-    Ok(Outcome::Recorded)
+    Outcome::RingFull
+}
+
+/// Copies a record of any length into the ring; false if it is full.
+#[inline(always)]
+pub(crate) fn output(sample: &[u8]) -> bool {
+    RECORDS.output::<[u8]>(sample, wake_flag()).is_ok()
 }
 
 /// Room for a record; `None` if the ring is full.

@@ -79,6 +79,7 @@ impl Traffic {
                         device: Arc::from(device),
                         kind: Arc::from(kind),
                         ifindex: number as u32 + 2,
+                        has_ethernet_header: true,
                         direction,
                         role,
                         bridge: None,
@@ -165,7 +166,13 @@ impl Traffic {
                 (packet.gso_segments, packet.gso_size) = (0, 0);
             }
             let time_ns = 1_000_000_000 + start_ns + hop as u64 * 9_000 + u64::from(piece);
-            self.sightings.push(Sighting { point: self.points[point].clone(), time_ns, follows: 1, packet });
+            self.sightings.push(Sighting {
+                point: self.points[point].clone(),
+                time_ns,
+                follows: 1,
+                packet,
+                frame: None,
+            });
         }
     }
 

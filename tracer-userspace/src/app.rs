@@ -1,12 +1,14 @@
 //! What each command does, and how a failure is told.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 
 use crate::cli::{Cli, Color, Command, ProgramLog};
 use crate::follow;
+use crate::follow::teller::Telling;
 
 /// Why a command ended without having done its work.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +64,9 @@ pub fn notice(text: &str) {
 pub fn run(cli: Cli) -> Result<(), Failure> {
     start_logging(&cli.command);
     match cli.command {
-        Command::Follow(args) if args.from.is_empty() => follow::local::run(&args),
-        Command::Follow(args) => follow::merge::run(&args),
+        Command::Follow(args) => follow::run::follow(&args.run, Telling::Text(&args.telling)),
+        Command::Capture(args) => follow::run::follow(&args.run, Telling::Capture(&args)),
+        Command::Read(args) => follow::read::run(&args),
         Command::Observe(args) => follow::observe::run(&args),
         Command::Metrics(args) => follow::measure::run(&args),
         Command::Points(args) => follow::points::run(&args),
@@ -72,17 +75,30 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut script);
             Ok(io::stdout().write_all(&script)?)
         }
+        Command::Man { directory } => write_manual(&directory),
     }
+}
+
+/// A page for each command, as `man` reads them.
+fn write_manual(directory: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(Cli::command().name("tracer"), directory))
+        .map_err(|error| {
+            Failure::Failed(format!("cannot write manual pages into {}: {error}", directory.display()))
+        })
 }
 
 /// Logs go to stderr: warnings, and what the programs say where that was asked for; `TRACER_LOG` says otherwise
 /// (`TRACER_LOG=debug`).
 fn start_logging(command: &Command) {
     let program_log = match command {
-        Command::Follow(args) => args.hooks.program_log,
+        Command::Follow(args) => args.run.hooks.program_log,
+        Command::Capture(args) => args.run.hooks.program_log,
         Command::Observe(args) => args.hooks.program_log,
         Command::Metrics(args) => args.hooks.program_log,
-        Command::Points(_) | Command::Completion { .. } => ProgramLog::Off,
+        Command::Points(_) | Command::Read(_) | Command::Completion { .. } | Command::Man { .. } => {
+            ProgramLog::Off
+        }
     };
     let default = if program_log == ProgramLog::Off { "warn" } else { "warn,tracer_ebpf=trace" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("TRACER_LOG").unwrap_or_else(|_| default.into());

@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use tracer_common::record::MAX_SNAPLEN;
+
 use crate::agent::attach::AttachMode;
+use crate::agent::programs::CaptureBytes;
+use crate::capture::foreign::Place;
 
 /// Where is my packet? Follows live packets through nodes, tunnels and NAT, by pod name.
 ///
@@ -22,6 +26,10 @@ pub struct Cli {
 pub enum Command {
     /// Follow the packets between a pod and a target, hop by hop
     Follow(FollowArgs),
+    /// Capture the packets between a pod and a target, at all their hops, into one file for Wireshark
+    Capture(CaptureArgs),
+    /// Tell what captures show: those of `tracer capture`, and those of tcpdump on several devices
+    Read(ReadArgs),
     /// Observe this machine for a follow elsewhere: writes a stream for `tracer follow --from`
     Observe(ObserveArgs),
     /// Measure how long packets take from point to point on this machine, for Prometheus
@@ -33,10 +41,93 @@ pub enum Command {
         /// For this shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man {
+        /// Into this directory
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
 pub struct FollowArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+    #[command(flatten)]
+    pub telling: TellingArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CaptureArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Write the capture (pcapng) to this file; `-` is stdout
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub write: PathBuf,
+    /// Bytes of each packet: `headers` for none of its payload, or a number for the first so many, payload or not
+    #[arg(long, value_name = "headers|BYTES", default_value = "headers", value_parser = snaplen)]
+    pub snaplen: CaptureBytes,
+    /// Begin a new file when one has this many bytes; files get numbers
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rotate_bytes: Option<u64>,
+    /// Begin a new file after this time, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub rotate_every: Option<Duration>,
+    /// Keep only this many files, the newest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct ReadArgs {
+    /// Captures (pcapng, pcap; `-` is stdin). Before one that `tracer capture` has not made, say where it was taken:
+    /// NODE/DEVICE=FILE, or NODE/NAMESPACE/POD/DEVICE=FILE for a device in a pod
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<Place>,
+    /// Pods, Services and nodes: what `kubectl get pods,services,endpointslices,nodes -A -o yaml` printed. Files of
+    /// `tracer capture` bring the names that they need
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub inventory: Option<PathBuf>,
+    /// How far the clocks of the captures may be apart: packets are waited for that long
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub skew: Duration,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
+    #[command(flatten)]
+    pub telling: TellingArgs,
+}
+
+/// Which of the packets that are seen.
+#[derive(Debug, Args)]
+pub struct ChoiceArgs {
+    /// Only packets of which this holds at one of their hops: an expression as for tcpdump (pcap-filter)
+    #[arg(long, value_name = "EXPRESSION")]
+    pub filter: Option<String>,
+    /// End after this many packets have been told
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+}
+
+/// How trajectories are told.
+#[derive(Debug, Args)]
+pub struct TellingArgs {
+    /// How to tell it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// Tell every packet by itself, hop by hop, instead of requests and answers as ladders
+    #[arg(long)]
+    pub packets: bool,
+    /// Tell only the summary at the end
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Colour the text
+    #[arg(long, value_enum, default_value_t)]
+    pub color: Color,
+}
+
+/// What is followed, and from where.
+#[derive(Debug, Args)]
+pub struct RunArgs {
     /// Observe this machine, without Kubernetes' help
     #[arg(long, required_unless_present = "from")]
     pub local: bool,
@@ -53,24 +144,11 @@ pub struct FollowArgs {
     #[command(flatten)]
     pub selection: SelectionArgs,
     #[command(flatten)]
+    pub choice: ChoiceArgs,
+    #[command(flatten)]
     pub ending: EndingArgs,
-    /// End after this many packets have been told
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
     #[command(flatten)]
     pub hooks: HookArgs,
-    /// How to tell it
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Format,
-    /// Tell every packet by itself, hop by hop, instead of requests and answers as ladders
-    #[arg(long)]
-    pub packets: bool,
-    /// Tell only the summary at the end
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Colour the text
-    #[arg(long, value_enum, default_value_t)]
-    pub color: Color,
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +161,9 @@ pub struct ObserveArgs {
     pub ending: EndingArgs,
     #[command(flatten)]
     pub hooks: HookArgs,
+    /// For `tracer capture --from`: bytes of each packet, as there
+    #[arg(long, value_name = "headers|BYTES", value_parser = snaplen)]
+    pub snaplen: Option<CaptureBytes>,
 }
 
 #[derive(Debug, Args)]
@@ -228,6 +309,16 @@ fn sample(text: &str) -> Result<u32, String> {
     }
 }
 
+fn snaplen(text: &str) -> Result<CaptureBytes, String> {
+    if text == "headers" {
+        return Ok(CaptureBytes::Headers);
+    }
+    match text.parse::<u32>() {
+        Ok(bytes) if bytes > 0 && bytes as usize <= MAX_SNAPLEN => Ok(CaptureBytes::Most(bytes)),
+        _ => Err(format!("'headers', or a number from 1 to {MAX_SNAPLEN}")),
+    }
+}
+
 fn ring_bytes(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
         Ok(bytes) if bytes >= 4096 && bytes.is_power_of_two() && bytes <= 1 << 30 => Ok(bytes),
@@ -260,6 +351,15 @@ mod tests {
         assert_eq!((sample("1"), sample("64")), (Ok(1), Ok(64)));
         for wrong in ["0", "3", "131072", "-1", "1/64"] {
             assert!(sample(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_packet_is_captured_up_to_its_payload_or_to_a_number_of_bytes() {
+        assert_eq!(snaplen("headers"), Ok(CaptureBytes::Headers));
+        assert_eq!(snaplen("96"), Ok(CaptureBytes::Most(96)));
+        for wrong in ["0", "-1", "16385", "262144", "all"] {
+            assert!(snaplen(wrong).is_err(), "{wrong}");
         }
     }
 

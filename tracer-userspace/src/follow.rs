@@ -17,6 +17,7 @@
 //! | [`run`], [`signals`] | what ends a run in good order |
 //! | [`measure`] | `tracer metrics`: no follow, but the legs of all packets, sampled |
 //! | [`points`] | `tracer points` |
+//! | [`read`] | `tracer read`: captures instead of a machine |
 
 mod clocks;
 pub mod devices;
@@ -29,6 +30,7 @@ pub mod merge;
 pub mod observation;
 pub mod observe;
 pub mod points;
+pub mod read;
 pub mod run;
 pub mod select;
 pub mod signals;

@@ -95,6 +95,21 @@ impl Inventory {
         Ok(())
     }
 
+    /// As [`Inventory::apply`], where an object is not new but told of for the first time: a pod whose addresses were
+    /// nobody's has always had them.
+    ///
+    /// # Errors
+    /// As [`Inventory::apply`].
+    pub fn apply_told(&mut self, object: &Object, now_ns: u64) -> Result<(), ObjectError> {
+        let is_first = match object {
+            Object::Pod(pod) => {
+                PodEntry::read(pod)?.addresses.iter().all(|address| !self.tenures.contains_key(address))
+            }
+            _ => false,
+        };
+        self.apply(object, if is_first { 0 } else { now_ns })
+    }
+
     /// Takes note that an object was deleted at `now_ns`.
     pub fn delete(&mut self, object: &Object, now_ns: u64) {
         self.remove(object.kind(), &key(object.metadata()), now_ns);

@@ -6,6 +6,8 @@
 //! | [`app`] | what each command does, and how a failure is told |
 //! | [`agent`] | what runs on a node: attach, ring buffer, decode |
 //! | [`host`] | read-only views of a machine: network namespaces, links, programs on hooks |
+//! | [`capture`] | pcapng files with what is known of each packet, written and read |
+//! | [`expression`] | what tcpdump's filter expressions mean |
 //! | [`inventory`] | pods, Services and nodes by address |
 //! | [`trajectory`] | pure: from sightings to trajectories, verdicts, legs |
 //! | [`follow`] | selection of what to follow, and the run itself |
@@ -14,7 +16,9 @@
 
 pub mod agent;
 pub mod app;
+pub mod capture;
 pub mod cli;
+pub mod expression;
 pub mod follow;
 pub mod host;
 pub mod inventory;

@@ -7,7 +7,7 @@
 //! | [`read`] | the reading end, behind `tracer follow --from`: the bytes may be anybody's |
 //! | [`convert`] | between messages and the words of a trajectory |
 
-mod convert;
+pub(crate) mod convert;
 pub mod read;
 pub mod write;
 
@@ -17,10 +17,10 @@ mod tests;
 use std::collections::BTreeMap;
 
 use crate::agent::observer::Losses;
-use crate::trajectory::model::{DropSighting, ObservationPoint, Packet};
+use crate::trajectory::model::{DropSighting, Frame, ObservationPoint, Packet};
 
 #[allow(unreachable_pub, reason = "generated from proto/stream.proto, where everything is public")]
-mod wire {
+pub(crate) mod wire {
     include!(concat!(env!("OUT_DIR"), "/tracer.stream.v1.rs"));
 }
 
@@ -80,6 +80,8 @@ pub struct Sighted {
     /// CLOCK_MONOTONIC there, nanoseconds.
     pub time_ns: u64,
     pub packet: Packet,
+    /// Where packets are captured.
+    pub frame: Option<Frame>,
 }
 
 /// Totals since the stream's beginning.
@@ -88,6 +90,8 @@ pub struct Counts {
     /// Packets at all hooks, by name of outcome.
     pub outcomes: BTreeMap<String, u64>,
     pub losses: Losses,
+    /// Records lost by point, as far as that is known.
+    pub at_points: BTreeMap<u32, u64>,
 }
 
 /// All that was observed before is told.

@@ -31,10 +31,10 @@ usage: cargo xtask COMMAND
       The steps fmt, clippy and rules. --bless records the layouts of a new ABI_VERSION.
   fuzz [TARGET] [--seconds N]
       Runs the fuzz targets (or one) for N seconds each, 60 by default.
-  vm [--kernel SERIES...] [--test FILTER] [--bless]
+  vm [--kernel SERIES...] [--test FILTER] [--bless] [--prepare]
       The integration tests on stock Debian kernels in virtual machines, a column of the table for each.
       SERIES: 5.10, 6.12, 7 for the newest 7.x; by default those of Cargo.toml. FILTER: as with test, or the
-      name of a test program like every_hop.
+      name of a test program like every_hop. --prepare only gets kernels and userland.
       A whole run compares what the machines say with docs/kernels.md; --bless writes it there.
 
 Exit code: 0 done, 1 failed, 2 not understood.";
@@ -153,6 +153,7 @@ fn vm(parser: &mut Parser) -> Result<Command, lexopt::Error> {
                 }
             }
             Long("bless") => options.bless = true,
+            Long("prepare") => options.prepare = true,
             Long("test") => options.filter = Some(parser.value()?.string()?),
             Long("help") | Short('h') => return Ok(Command::Help),
             other => return Err(other.unexpected()),

@@ -67,10 +67,10 @@ enum Place {
 /// attached by either. All else that depends on the mechanism runs by clsact on the older kernels and on this machine.
 const ABOUT_BOTH_MECHANISMS: (&str, &str) = ("coexistence", "tcx");
 /// Test programs about what is made of the records once they are read: on the oldest and the newest kernel.
-const ABOUT_RECORDS: [&str; 4] = ["exchanges", "joining", "lifecycle", "streams"];
-/// A test program about the command line, and the parts of its tests' names that are about what stays on hooks: these run
-/// in the machines.
-const ABOUT_THE_END: (&str, [&str; 2]) = ("ending", ["killed", "qdisc"]);
+const ABOUT_RECORDS: [&str; 5] = ["exchanges", "joining", "lifecycle", "segments", "streams"];
+/// Test programs of which only some tests run in the machines, and the parts of these tests' names: what stays on hooks,
+/// and what needs devices that this machine may lack. The others are about the command line and about files.
+const IN_PART: [(&str, &[&str]); 2] = [("captures", &["ipip"]), ("ending", &["killed", "qdisc"])];
 /// What a filter must be part of for the pairs of machines to be run.
 const TWO_NODES: &str = "two_nodes";
 /// Test programs about the command line, and about packet rates that an emulated processor does not reach: they run on
@@ -90,6 +90,8 @@ pub(crate) struct Options {
     pub(crate) filter: Option<String>,
     /// Write what the machines say into docs/kernels.md.
     pub(crate) bless: bool,
+    /// Only get kernels and userland.
+    pub(crate) prepare: bool,
 }
 
 /// Runs the matrix and prints its table.
@@ -97,10 +99,15 @@ pub(crate) struct Options {
 /// # Errors
 /// When a test fails, a kernel breaks, or a machine hangs.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::run(false)?;
+    if !options.prepare {
+        setup::run(false)?;
+    }
     let pins = Pins::read()?;
     let dir = ebpf_build::workspace_root().join("target/machines");
     let kernels = kernels(&dir, &pins, options)?;
+    if options.prepare {
+        return Ok(());
+    }
     let programs = Programs::build(&dir)?;
     let mut columns = run_all(&dir, &kernels, &programs, options)?;
     if options.filter.as_deref().is_none_or(|filter| TWO_NODES.contains(filter)) {
@@ -110,8 +117,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("\n{table}");
     if options.filter.is_none() {
         println!("On the oldest and the newest kernel only: {}", ABOUT_RECORDS.join(", "));
-        let (about_the_end, parts) = ABOUT_THE_END;
-        println!("Of {about_the_end} only: {}", parts.join(", "));
+        for (program, parts) in IN_PART {
+            println!("Of {program} only: {}", parts.join(", "));
+        }
         println!("On this machine only (cargo xtask test): {}", SAME_ON_EVERY_KERNEL.join(", "));
     }
     let failed: Vec<_> =
@@ -271,8 +279,8 @@ struct Run<'a> {
 fn runs<'a>(program: &str, kernel: &Kernel, filter: Option<&'a str>) -> Vec<Run<'a>> {
     // A program's own name means all of its tests.
     let asked: Vec<&'a str> = filter.filter(|filter| *filter != program).into_iter().collect();
-    let (about_the_end, parts) = ABOUT_THE_END;
-    let filters = if filter.is_none() && program == about_the_end { parts.to_vec() } else { asked };
+    let parts = IN_PART.iter().find(|(in_part, _)| *in_part == program).map(|(_, parts)| parts.to_vec());
+    let filters = parts.filter(|_| filter.is_none()).unwrap_or(asked);
     let name = program.to_owned();
     if kernel.numbers() < FIRST_WITH_TCX {
         return vec![Run { name, attach: "clsact", filters }];

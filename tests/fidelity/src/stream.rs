@@ -126,6 +126,7 @@ impl Stream {
                         time_ns: *time_ns,
                         follows: 1,
                         packet: packet.clone(),
+                        frame: None,
                     })?;
                 }
                 Item::Drop(drop) => writer.dropped(drop)?,

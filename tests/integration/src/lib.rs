@@ -5,11 +5,13 @@
 //! |---|---|
 //! | `tracer` | the program under test and how to call it; the lab that fits the run |
 //! | `follow` | a running `tracer follow`: wait for a condition, stop, kill |
+//! | `capture` | what is in a capture file, by a reader that is not tracer's |
 //! | `observe` | a running `tracer observe`, and a follow of what it writes |
 //! | `points` | `tracer points`, and the same hooks as tc and bpftool see them |
 //! | `truth` | an independent capture of the same packets, and how the two are compared |
 //! | `told` | its JSON output, as `docs/json.md` documents it |
 
+mod capture;
 mod follow;
 mod observe;
 mod points;
@@ -17,6 +19,7 @@ mod told;
 mod tracer;
 mod truth;
 
+pub use crate::capture::{CaptureFile, FilePacket};
 pub use crate::follow::{Follow, Report};
 pub use crate::observe::{Observe, fifo};
 pub use crate::points::{

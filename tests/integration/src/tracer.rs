@@ -136,6 +136,16 @@ impl Tracer {
         Follow::start(&mut self.follow_command(arguments))
     }
 
+    /// `tracer capture` into a file, attached as `TRACER_ATTACH` says. It captures when this returns.
+    ///
+    /// # Errors
+    /// As [`Tracer::follow`].
+    pub fn capture(&self, file: &Path, arguments: &[&str]) -> Result<Follow> {
+        let mut command = self.command("capture", arguments);
+        command.args(attach_arguments(arguments)).arg("--write").arg(file);
+        Follow::start(&mut command)
+    }
+
     /// `tracer follow` with the run's `--attach`, not started.
     #[must_use]
     pub fn follow_command(&self, arguments: &[&str]) -> Command {

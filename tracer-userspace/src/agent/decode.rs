@@ -8,7 +8,7 @@ use tracer_common::record::{
     QuoteRecord, Tunnel,
 };
 
-use crate::trajectory::model::{Encapsulation, IcmpHeader, ObservationPoint, Packet, Quote, Sighting};
+use crate::trajectory::model::{Encapsulation, Frame, IcmpHeader, ObservationPoint, Packet, Quote, Sighting};
 
 const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_TCP: u8 = 6;
@@ -18,8 +18,8 @@ const PROTOCOL_SCTP: u8 = 132;
 
 /// The sighting that `record` reports from `point`.
 #[must_use]
-pub fn sighting(record: &HopRecord, point: Arc<ObservationPoint>) -> Sighting {
-    Sighting { point, time_ns: record.time_ns, follows: record.follows, packet: packet(record) }
+pub fn sighting(record: &HopRecord, frame: Option<Frame>, point: Arc<ObservationPoint>) -> Sighting {
+    Sighting { point, time_ns: record.time_ns, follows: record.follows, packet: packet(record), frame }
 }
 
 /// The packet's own part of a record: nothing that holds on one machine only.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracer_common::outcome::Outcome;
-use tracer_common::record::{DropRecord, HopRecord, Record};
+use tracer_common::record::{DropRecord, HopRecord};
 
 use super::attach::{AttachError, AttachMode, Attacher, Mechanism, Target};
 use super::decode;
@@ -17,14 +17,14 @@ use super::filters::{self, FilterError, FollowFilter};
 use super::metrics::source::{PointState, Source};
 use super::points::{PointKey, Registry};
 use super::programs::{LoadError, LoadOptions, Outcomes, Programs, WatchError};
-use super::ring::{CHANNEL_CAPACITY, RingReader};
+use super::ring::{CHANNEL_CAPACITY, RingReader, Sample};
 use crate::host::drop_reasons::DropReasons;
 use crate::host::netns::NetnsId;
 use crate::host::plan::PlannedDevice;
 use crate::host::programs::{self, DevicePrograms, HookProgram};
 use crate::host::survey::Survey;
 use crate::trajectory::model::{
-    ClockId, DeviceRole, Direction, DropSighting, ObservationPoint, PointId, Sighting,
+    ClockId, DeviceRole, Direction, DropSighting, Frame, ObservationPoint, PointId, Sighting,
 };
 
 /// How to observe.
@@ -112,7 +112,7 @@ impl Observer {
     pub fn start(
         options: ObserverOptions,
         reasons: Option<DropReasons>,
-    ) -> Result<(Self, mpsc::Receiver<Vec<Record>>), ObserverError> {
+    ) -> Result<(Self, mpsc::Receiver<Vec<Sample>>), ObserverError> {
         let layout = reasons.as_ref().map(|reasons| reasons.layout);
         let mut programs = Programs::new(LoadOptions { layout, ..options.load })?;
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
@@ -179,18 +179,35 @@ impl Observer {
             by_netkit: is_held_by_netkit(device, &others),
             tcx: others.tcx_ids(),
         };
-        let make = |id, direction, mechanism| describe(device, &others, id, direction, mechanism);
-        self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make)?;
+        // Before the first packet can come.
         if self.programs.measures() {
             self.name_points(device);
         }
-        Ok(())
+        let make = |id, direction, mechanism| describe(device, &others, id, direction, mechanism);
+        let attached = self.attacher.attach(&mut self.programs, &mut self.registry, &target, now_ns, make);
+        if attached.is_err() {
+            self.forget_points(device.netns.id(), device.link.ifindex);
+        }
+        attached
     }
 
     fn name_points(&mut self, device: &PlannedDevice) {
-        let Some(space) = self.programs.space_number(device.netns.id()) else { return };
-        if let Err(error) = self.programs.name_points(space, device.link.ifindex, device.role) {
+        let named = self
+            .programs
+            .space(device.netns.id())
+            .map(|space| space.number)
+            .and_then(|space| self.programs.name_points(space, device.link.ifindex, device.role));
+        if let Err(error) = named {
             tracing::warn!("legs at {} are not measured: {error}", device.link.name);
+        }
+    }
+
+    fn forget_points(&mut self, netns: NetnsId, ifindex: u32) {
+        if self.programs.measures()
+            && let Some(space) = self.programs.space_number(netns)
+        {
+            // Without the map nothing is measured, which is said where points are named.
+            let _ = self.programs.forget_points(space, ifindex);
         }
     }
 
@@ -203,12 +220,7 @@ impl Observer {
     /// Lets go of a device that is gone or no longer wanted; gives its points.
     pub fn release(&mut self, netns: NetnsId, ifindex: u32) -> Vec<PointId> {
         let (points, is_last) = self.attacher.release(netns, ifindex);
-        if self.programs.measures()
-            && let Some(space) = self.programs.space_number(netns)
-        {
-            // Without the map nothing is measured, which is said where points are named.
-            let _ = self.programs.forget_points(space, ifindex);
-        }
+        self.forget_points(netns, ifindex);
         if is_last {
             self.programs.drop_space(netns);
         }
@@ -235,12 +247,12 @@ impl Observer {
     }
 
     /// Who saw what; a record of a device that is not ours is counted and dropped.
-    pub fn attribute(&mut self, record: &HopRecord) -> Option<Sighting> {
+    pub fn attribute(&mut self, record: &HopRecord, frame: Option<Frame>) -> Option<Sighting> {
         let Some(point) = self.registry.find(PointKey::of(record), record.time_ns) else {
             self.unattributed += 1;
             return None;
         };
-        Some(decode::sighting(record, Arc::clone(point)))
+        Some(decode::sighting(record, frame, Arc::clone(point)))
     }
 
     /// Where the kernel threw a packet away; `None` if it was in a namespace that is nobody's yet.
@@ -312,6 +324,23 @@ impl Observer {
         })
     }
 
+    /// Records lost by point, as far as that is known: in [`Observer::losses`] are all.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn lost_at_points(&self) -> Result<BTreeMap<PointId, u64>, LoadError> {
+        let mut lost = BTreeMap::new();
+        for (key, count) in
+            self.programs.lost_at_points()?.into_iter().chain(self.ring.counters().lost_at_points())
+        {
+            // The one that the key stands for now: a device that is gone may have had its share.
+            if let Some(point) = self.registry.find(key, u64::MAX) {
+                *lost.entry(point.id).or_default() += count;
+            }
+        }
+        Ok(lost)
+    }
+
     /// Logs what the programs say, on a thread of its own that ends with the process: under load they say much.
     ///
     /// # Errors
@@ -373,6 +402,7 @@ fn describe(
         device: Arc::clone(&device.link.name),
         kind: Arc::clone(&device.link.kind),
         ifindex: device.link.ifindex,
+        has_ethernet_header: device.link.has_ethernet_header,
         direction,
         role: device.role,
         bridge: device.link.master,

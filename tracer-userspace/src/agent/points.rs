@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tracer_common::measure::PointPlace;
 use tracer_common::record::{DIRECTION_EGRESS, HopRecord};
 
 use crate::trajectory::model::{Direction, ObservationPoint, PointId};
@@ -20,10 +21,20 @@ pub struct PointKey {
 impl PointKey {
     #[must_use]
     pub fn of(record: &HopRecord) -> Self {
-        let direction =
-            if record.direction == DIRECTION_EGRESS { Direction::Egress } else { Direction::Ingress };
-        Self { space: record.space, ifindex: record.ifindex, direction }
+        let HopRecord { space, ifindex, direction, .. } = *record;
+        Self { space, ifindex, direction: direction_of(direction.into()) }
     }
+
+    /// The kernel side's name of it.
+    #[must_use]
+    pub fn of_place(place: PointPlace) -> Self {
+        let PointPlace { space, ifindex, direction } = place;
+        Self { space, ifindex, direction: direction_of(direction) }
+    }
+}
+
+fn direction_of(number: u32) -> Direction {
+    if number == u32::from(DIRECTION_EGRESS) { Direction::Egress } else { Direction::Ingress }
 }
 
 /// All points of a run; points of devices that are gone stay, their records may still come.
@@ -78,6 +89,7 @@ mod tests {
             device: device.into(),
             kind: "veth".into(),
             ifindex,
+            has_ethernet_header: true,
             direction: Direction::Ingress,
             role: DeviceRole::PodInterface,
             bridge: None,

@@ -22,9 +22,12 @@ use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use tracer_common::filter::{Ends, FilterConfig};
 use tracer_common::kernel::KernelLayout;
-use tracer_common::measure::sample_mask;
+use tracer_common::measure::{PointPlace, sample_mask};
 use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
+use tracer_common::packet::MAX_OFFSET;
+use tracer_common::record::MAX_SNAPLEN;
 
+use super::points::PointKey;
 use crate::host::netns::NetnsId;
 use crate::trajectory::model::Direction;
 
@@ -79,6 +82,29 @@ pub(crate) fn source_chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// How much of a packet is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaptureBytes {
+    /// Up to where the innermost packet's payload begins.
+    Headers,
+    /// So many bytes, payload or not: from 1 to [`MAX_SNAPLEN`].
+    Most(u32),
+}
+
+impl CaptureBytes {
+    /// Most bytes of a packet.
+    #[must_use]
+    pub fn most(self) -> u32 {
+        match self {
+            Self::Headers => LONGEST_HEADERS,
+            Self::Most(bytes) => bytes.clamp(1, MAX_SNAPLEN as u32),
+        }
+    }
+}
+
+/// The parser looks no further.
+const LONGEST_HEADERS: u32 = MAX_OFFSET + 1;
+
 /// Sizes and switches of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
@@ -88,13 +114,15 @@ pub struct LoadOptions {
     pub log_level: u8,
     /// What the program on drops must know of the kernel; `None` where it will not be loaded.
     pub layout: Option<KernelLayout>,
+    /// The bytes of packets that are wanted besides their records; `None`: none.
+    pub capture: Option<CaptureBytes>,
     /// Measures legs of one packet in so many, a power of two; `None`: of none, and nothing that measures is loaded.
     pub sample: Option<u32>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, log_level: 0, layout: None, sample: None }
+        Self { ring_bytes: 8 << 20, log_level: 0, layout: None, capture: None, sample: None }
     }
 }
 
@@ -194,6 +222,19 @@ impl Programs {
         Array::try_from(map).map_err(|source| LoadError::Map { name: "PROTOCOLS", source })
     }
 
+    /// Records that found the ring full, by point, as far as that is known: the sum over all is in the outcomes.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn lost_at_points(&self) -> Result<Vec<(PointKey, u64)>, LoadError> {
+        let error = |source| LoadError::Map { name: "LOST", source };
+        let map = self.observer.map("LOST").ok_or(LoadError::Missing("LOST"))?;
+        let lost: BpfHashMap<_, PointPlace, u64> = BpfHashMap::try_from(map).map_err(error)?;
+        lost.iter()
+            .map(|entry| entry.map(|(place, count)| (PointKey::of_place(place), count)).map_err(error))
+            .collect()
+    }
+
     /// Packets by outcome, over all CPUs and points, since the maps were made.
     ///
     /// # Errors
@@ -278,6 +319,8 @@ fn load_observer(options: &LoadOptions, bpffs: &OwnedFd) -> Result<Ebpf, LoadErr
     let wake_bytes = u64::from(options.ring_bytes / 4);
     let layout = options.layout.unwrap_or_default();
     let measures = u32::from(options.sample.is_some());
+    let snaplen = options.capture.map_or(0, CaptureBytes::most);
+    let with_payload = u32::from(matches!(options.capture, Some(CaptureBytes::Most(_))));
     let sample_mask = options.sample.and_then(sample_mask).unwrap_or(0);
     let mut loader = loader(bpffs);
     if options.sample.is_none() {
@@ -287,6 +330,8 @@ fn load_observer(options: &LoadOptions, bpffs: &OwnedFd) -> Result<Ebpf, LoadErr
         }
     }
     loader
+        .override_global("SNAPLEN", &snaplen, true)
+        .override_global("WITH_PAYLOAD", &with_payload, true)
         .override_global("MEASURES", &measures, true)
         .override_global("SAMPLE_MASK", &sample_mask, true)
         .override_global("WAKE_BYTES", &wake_bytes, true)

@@ -2,9 +2,10 @@
 //! record), so it looks every few milliseconds while packets come and less often when none do; the kernel wakes it
 //! when the ring fills faster than that.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,17 @@ use rustix::event::epoll::{self, CreateFlags, Event as EpollEvent, EventData as 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tracer_common::record::Record;
+use tracer_common::record::{DropRecord, HopRecord, Record, split_captured};
 
-/// Most records in one item of the channel.
+use super::points::PointKey;
+use crate::trajectory::model::Frame;
+
+/// Most records in one item of the channel, and most bytes of packets.
 const BATCH: usize = 512;
+const BATCH_BYTES: usize = 128 << 10;
 
 /// Items that the channel holds; with full batches about a quarter of a million records (50 MB), one second of a
-/// fast flood.
+/// fast flood; while packets are captured 64 MB of these besides.
 pub const CHANNEL_CAPACITY: usize = 512;
 
 /// How often to look while records come: this is the most that batching delays a record.
@@ -29,6 +34,31 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(2);
 const IDLE_INTERVAL: Duration = Duration::from_millis(20);
 /// How long after the last record the short interval is kept.
 const BUSY_HOLD: Duration = Duration::from_millis(200);
+
+/// What the kernel side tells: one packet at one place.
+#[derive(Clone, Debug)]
+pub enum Sample {
+    /// With the packet's bytes where they are captured.
+    Hop(HopRecord, Option<Frame>),
+    Drop(DropRecord),
+}
+
+impl Sample {
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        match Record::from_bytes(bytes) {
+            Some(Record::Hop(record)) => Some(Self::Hop(record, None)),
+            Some(Record::Drop(record)) => Some(Self::Drop(record)),
+            None => split_captured(bytes).map(|(record, _)| Self::Hop(record, Some(Frame(bytes.into())))),
+        }
+    }
+
+    fn frame_bytes(&self) -> usize {
+        match self {
+            Self::Hop(_, Some(frame)) => frame.0.len(),
+            Self::Hop(_, None) | Self::Drop(_) => 0,
+        }
+    }
+}
 
 /// What the thread counts.
 #[derive(Debug, Default)]
@@ -40,6 +70,27 @@ pub struct RingCounters {
     /// All records from before this time, CLOCK_MONOTONIC in nanoseconds, are in the channel or counted; 0 until the
     /// ring was emptied for the first time. On a busy machine the thread may have to wait long for its turn.
     pub read_until_ns: AtomicU64,
+    /// Those of `channel_full` by point.
+    lost: Mutex<HashMap<PointKey, u64>>,
+}
+
+impl RingCounters {
+    /// Records that were thrown away because the channel was full, by point.
+    #[must_use]
+    pub fn lost_at_points(&self) -> Vec<(PointKey, u64)> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.iter().map(|(key, count)| (*key, *count)).collect()
+    }
+
+    fn lose(&self, batch: &[Sample]) {
+        self.channel_full.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        for sample in batch {
+            if let Sample::Hop(record, _) = sample {
+                *lost.entry(PointKey::of(record)).or_default() += 1;
+            }
+        }
+    }
 }
 
 /// The running thread; ends when dropped.
@@ -54,7 +105,7 @@ impl RingReader {
     ///
     /// # Errors
     /// When no thread or descriptor can be had.
-    pub fn spawn(ring: RingBuf<MapData>, sender: mpsc::Sender<Vec<Record>>) -> std::io::Result<Self> {
+    pub fn spawn(ring: RingBuf<MapData>, sender: mpsc::Sender<Vec<Sample>>) -> std::io::Result<Self> {
         let alarm = alarm_for(&ring)?;
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(RingCounters::default());
@@ -92,7 +143,7 @@ impl Drop for RingReader {
 fn read_until_stopped(
     mut ring: RingBuf<MapData>,
     alarm: &OwnedFd,
-    sender: &mpsc::Sender<Vec<Record>>,
+    sender: &mpsc::Sender<Vec<Sample>>,
     stop: &AtomicBool,
     counters: &RingCounters,
 ) {
@@ -120,31 +171,36 @@ fn now_ns() -> u64 {
 }
 
 /// Empties the ring; gives the number of samples.
-fn drain(ring: &mut RingBuf<MapData>, sender: &mpsc::Sender<Vec<Record>>, counters: &RingCounters) -> u64 {
+fn drain(ring: &mut RingBuf<MapData>, sender: &mpsc::Sender<Vec<Sample>>, counters: &RingCounters) -> u64 {
     let mut samples = 0;
     let mut batch = Vec::new();
+    let mut bytes = 0;
     while let Some(sample) = ring.next() {
         samples += 1;
-        match Record::from_bytes(&sample) {
-            Some(record) => batch.push(record),
+        match Sample::from_bytes(&sample) {
+            Some(sample) => {
+                bytes += sample.frame_bytes();
+                batch.push(sample);
+            }
             None => {
                 counters.undecodable.fetch_add(1, Ordering::Relaxed);
             }
         }
-        if batch.len() == BATCH {
+        if batch.len() == BATCH || bytes >= BATCH_BYTES {
             hand_over(std::mem::take(&mut batch), sender, counters);
+            bytes = 0;
         }
     }
     hand_over(batch, sender, counters);
     samples
 }
 
-fn hand_over(batch: Vec<Record>, sender: &mpsc::Sender<Vec<Record>>, counters: &RingCounters) {
+fn hand_over(batch: Vec<Sample>, sender: &mpsc::Sender<Vec<Sample>>, counters: &RingCounters) {
     if batch.is_empty() {
         return;
     }
     if let Err(TrySendError::Full(batch) | TrySendError::Closed(batch)) = sender.try_send(batch) {
-        counters.channel_full.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        counters.lose(&batch);
     }
 }
 

@@ -4,11 +4,16 @@
 use std::sync::Arc;
 
 use crate::trajectory::correlate::FollowScope;
-use crate::trajectory::model::{DropSighting, ObservationPoint, PointId, Sighting};
+use crate::trajectory::model::{ClockId, DropSighting, ObservationPoint, PointId, Sighting};
 
 /// One thing that was observed.
 #[derive(Debug)]
 pub enum Event {
+    /// A clock is a kernel's, whose boot this is (/proc/sys/kernel/random/boot_id).
+    Clock {
+        clock: ClockId,
+        boot_id: String,
+    },
     /// A point is observed from `since_ns` of its clock on.
     Point {
         point: Arc<ObservationPoint>,

@@ -11,24 +11,30 @@ use super::run::{Ending, block_on, ticks, wait_for_end};
 use super::signals::Interrupted;
 use super::silence;
 use super::site::{both_clocks_ns, monotonic_ns};
+use super::teller::Telling;
 use crate::app::{Failure, notice};
-use crate::cli::FollowArgs;
+use crate::cli::RunArgs;
 use crate::trajectory::model::ClockId;
 
 /// Runs until the count, the time or a signal ends it.
 ///
 /// # Errors
 /// [`Failure`]; nothing of ours is attached then.
-pub fn run(args: &FollowArgs) -> Result<(), Failure> {
+pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
     let prepared = prepare(&args.inventory, &args.selection, &args.hooks)?;
     block_on(async {
         // Before anything is attached: from here on a signal ends the run in good order.
         let interrupted = Interrupted::listen()?;
         let mut joining =
-            Joining::new(args, &prepared.selection, prepared.site.names().clone(), monotonic_ns());
+            Joining::new(args, telling, &prepared.selection, prepared.site.names().clone(), monotonic_ns())?;
         hear_wall_clock(&mut joining);
-        let mut observation =
-            Observation::start(prepared, &args.selection, &args.hooks, &mut |event| joining.take(event))?;
+        let mut observation = Observation::start(
+            prepared,
+            &args.selection,
+            &args.hooks,
+            telling.capture_bytes(),
+            &mut |event| joining.take(event),
+        )?;
         notice(&format!(
             "following {} at {}; Ctrl-C ends with a summary",
             silence::what(observation.selection()),
@@ -42,7 +48,7 @@ pub fn run(args: &FollowArgs) -> Result<(), Failure> {
 }
 
 async fn until_the_end(
-    args: &FollowArgs,
+    args: &RunArgs,
     observation: &mut Observation<'_>,
     joining: &mut Joining,
     interrupted: Interrupted,
@@ -61,7 +67,7 @@ async fn until_the_end(
                 // have held us up for long, and a packet whose other records wait somewhere is not overdue.
                 let judged_until_ns = observation.read_until_ns();
                 observation.drain(&mut |event| joining.take(event));
-                joining.tell_finished(monotonic_ns(), judged_until_ns)?;
+                joining.tell_finished(monotonic_ns(), judged_until_ns, &|| observation.lost_at_points())?;
                 joining.break_silence(|| account(observation));
             }
             happening = observation.next() => observation.take(happening?, &mut |event| joining.take(event)),
@@ -79,9 +85,10 @@ fn hear_wall_clock(joining: &mut Joining) {
 
 fn account<'a>(observation: &'a Observation<'_>) -> Account<'a> {
     Account {
-        selection: observation.selection(),
+        selection: Some(observation.selection()),
         outcomes: observation.outcomes().unwrap_or_default(),
         losses: observation.losses(),
+        lost_at_points: observation.lost_at_points(),
         points: observation.points(),
         streams: Vec::new(),
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Interval;
-use tracer_common::record::Record;
 
 use super::devices::{Devices, sweep};
 use super::looks::{Looks, SETTLE};
@@ -18,6 +17,7 @@ use crate::agent::metrics::render::render;
 use crate::agent::metrics::serve::{self, Scrape};
 use crate::agent::observer::{Observer, ObserverOptions};
 use crate::agent::programs::LoadOptions;
+use crate::agent::ring::Sample;
 use crate::app::{Failure, notice};
 use crate::cli::MetricsArgs;
 use crate::host::kernel::Feature;
@@ -68,7 +68,7 @@ struct Measuring<'a> {
     site: Site,
     observer: Observer,
     /// Nothing comes; that it ends means that the reader has.
-    records: mpsc::Receiver<Vec<Record>>,
+    records: mpsc::Receiver<Vec<Sample>>,
     devices: Devices,
     links: mpsc::Receiver<LinkEvent>,
     looks: Looks,

@@ -20,7 +20,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +37,12 @@ use super::select::Selection;
 use super::signals::Interrupted;
 use super::silence;
 use super::site::{Names, monotonic_ns};
-use super::teller::StreamEnd;
+use super::teller::{StreamEnd, Telling};
 use super::wanted::resolve;
 use crate::agent::observer::Losses;
 use crate::agent::programs::Outcomes;
 use crate::app::{Failure, notice};
-use crate::cli::FollowArgs;
+use crate::cli::RunArgs;
 use crate::stream::{Counts, Hello, Sighted, Told};
 use crate::trajectory::correlate::CorrelatorConfig;
 use crate::trajectory::model::{ClockId, Direction, DropSighting, ObservationPoint, PointId, Sighting};
@@ -56,7 +56,7 @@ const MAX_POINTS: usize = 16_384;
 ///
 /// # Errors
 /// [`Failure`].
-pub fn run(args: &FollowArgs) -> Result<(), Failure> {
+pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
     let names = Names::open(&args.inventory.inventory)?;
     let selection = names.with(|inventory| resolve(inventory, &args.selection))?;
     for note in &selection.notes {
@@ -65,7 +65,7 @@ pub fn run(args: &FollowArgs) -> Result<(), Failure> {
     block_on(async {
         let interrupted = Interrupted::listen()?;
         let sources = Sources::open(&args.from)?;
-        let joining = Joining::new(args, &selection, names, monotonic_ns());
+        let joining = Joining::new(args, telling, &selection, names, monotonic_ns())?;
         let mut merge = Merge::new(args, selection, joining, sources.described());
         let ending = merge.until_the_end(sources, interrupted).await?;
         merge.finish(ending)
@@ -93,7 +93,7 @@ struct Stream {
 }
 
 struct Merge<'a> {
-    args: &'a FollowArgs,
+    args: &'a RunArgs,
     selection: Selection,
     joining: Joining,
     streams: Vec<Stream>,
@@ -112,7 +112,7 @@ struct Merge<'a> {
 
 impl<'a> Merge<'a> {
     fn new(
-        args: &'a FollowArgs,
+        args: &'a RunArgs,
         selection: Selection,
         joining: Joining,
         described: impl Iterator<Item = (String, bool)>,
@@ -225,6 +225,7 @@ impl<'a> Merge<'a> {
     fn greet(&mut self, index: usize, hello: Hello) {
         let next = ClockId(u32::try_from(self.clocks.len()).unwrap_or(u32::MAX));
         let clock = *self.clocks.entry(hello.boot_id.clone()).or_insert(next);
+        self.joining.take(Event::Clock { clock, boot_id: hello.boot_id.clone() });
         if hello.watches_drops {
             for node in &hello.nodes {
                 self.drop_tellers.entry((clock, node.clone())).or_insert(index);
@@ -302,11 +303,17 @@ impl<'a> Merge<'a> {
     }
 
     fn take_sightings(&mut self, index: usize, sightings: Vec<Sighted>) {
-        for Sighted { point, time_ns, packet } in sightings {
+        for Sighted { point, time_ns, packet, frame } in sightings {
             match self.streams[index].points.get(&point) {
                 Some(Some(id)) => {
                     let point = Arc::clone(&self.points[id.0 as usize]);
-                    self.joining.take(Event::Sighting(Sighting { point, time_ns, follows: 1, packet }));
+                    self.joining.take(Event::Sighting(Sighting {
+                        point,
+                        time_ns,
+                        follows: 1,
+                        packet,
+                        frame,
+                    }));
                 }
                 Some(None) => {}
                 None => self.streams[index].pointless += 1,
@@ -352,9 +359,9 @@ impl<'a> Merge<'a> {
                     self.joining.forget(self.streams[index].attached.iter().copied());
                 }
             }
-            self.joining.tell_finished(now_ns, until_ns)?;
+            self.joining.tell_finished(now_ns, until_ns, &|| lost_at_points(&self.streams))?;
         } else {
-            self.joining.tell_complete(now_ns)?;
+            self.joining.tell_complete(now_ns, &|| lost_at_points(&self.streams))?;
         }
         let Self { joining, selection, streams, points, .. } = self;
         joining.break_silence(|| account(selection, streams, points));
@@ -479,6 +486,7 @@ fn account<'a>(
         losses.add(counts.losses);
         losses.add(Losses { unattributed: *pointless, ..Losses::default() });
     }
+    let all = streams;
     let streams = streams.iter().map(|stream| StreamEnd {
         path: stream.path.clone(),
         nodes: stream.hello.iter().flat_map(|hello| hello.nodes.clone()).collect(),
@@ -489,5 +497,22 @@ fn account<'a>(
             (None, false) => "still running".to_owned(),
         },
     });
-    Account { selection, outcomes, losses, points, streams: streams.collect() }
+    let lost_at_points = lost_at_points(all);
+    Account {
+        selection: Some(selection),
+        outcomes,
+        losses,
+        lost_at_points,
+        points,
+        streams: streams.collect(),
+    }
+}
+
+/// Records lost by point, as far as the streams say it.
+fn lost_at_points(streams: &[Stream]) -> BTreeMap<PointId, u64> {
+    let of_stream = |stream: &Stream| -> Vec<(PointId, u64)> {
+        let ours = |(point, count): (&u32, &u64)| Some(((*stream.points.get(point)?)?, *count));
+        stream.counts.at_points.iter().filter_map(ours).collect()
+    };
+    streams.iter().flat_map(of_stream).collect()
 }

@@ -1,24 +1,24 @@
 //! Observing one machine for a selection: programs, hooks and filter, kept as the machine and the inventory are. What
 //! is seen goes out as events; who takes them, and where, is not known here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use tracer_common::record::Record;
 
 use super::devices::{Devices, sweep};
 use super::event::Event;
 use super::looks::{Looks, SETTLE};
 use super::select::Selection;
-use super::site::{Site, monotonic_ns};
+use super::site::{Site, boot_id, monotonic_ns};
 use super::wanted::{ends_of, filter_of, pods_of, resolve, scope_of};
 use crate::agent::attach::{AttachError, AttachMode};
 use crate::agent::observer::{Losses, Observer, ObserverOptions};
 use crate::agent::preflight;
-use crate::agent::programs::{LoadOptions, Outcomes};
+use crate::agent::programs::{CaptureBytes, LoadOptions, Outcomes};
+use crate::agent::ring::Sample;
 use crate::app::{Failure, notice};
 use crate::cli::{HookArgs, InventoryArgs, SelectionArgs};
 use crate::host::drop_reasons::DropReasons;
@@ -28,7 +28,7 @@ use crate::host::netns::{Netns, NetnsId};
 use crate::host::plan::plan_points;
 use crate::host::survey::{ProblemKind, Survey};
 use crate::inventory::Inventory;
-use crate::trajectory::model::{DropSighting, ObservationPoint, PodRef};
+use crate::trajectory::model::{ClockId, DropSighting, ObservationPoint, PodRef, PointId};
 
 /// How often the slow things are looked at: the inventory's file, who got before us on a hook.
 const CHORES: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub struct Observation<'a> {
     site: Site,
     selection: Selection,
     observer: Observer,
-    records: mpsc::Receiver<Vec<Record>>,
+    records: mpsc::Receiver<Vec<Sample>>,
     devices: Devices,
     links: mpsc::Receiver<LinkEvent>,
     looks: Looks,
@@ -60,7 +60,7 @@ pub enum Happening {
     Chores,
     LookedOver(Result<Survey, Failure>),
     Link(LinkEvent),
-    Records(Vec<Record>),
+    Records(Vec<Sample>),
 }
 
 pub(super) fn check_preflight() -> Result<Kernel, Failure> {
@@ -132,6 +132,7 @@ impl<'a> Observation<'a> {
         Prepared { kernel, site, selection }: Prepared,
         asked: &'a SelectionArgs,
         hooks: &'a HookArgs,
+        capture: Option<CaptureBytes>,
         emit: &mut impl FnMut(Event),
     ) -> Result<Self, Failure> {
         let options = ObserverOptions {
@@ -139,6 +140,7 @@ impl<'a> Observation<'a> {
             load: LoadOptions {
                 ring_bytes: hooks.ring_bytes,
                 log_level: hooks.program_log as u8,
+                capture,
                 ..LoadOptions::default()
             },
             vxlan_port: hooks.vxlan_port,
@@ -173,6 +175,7 @@ impl<'a> Observation<'a> {
             told_of_drops: HashSet::new(),
             own: Netns::own().ok().map(|netns| netns.id()),
         };
+        emit(Event::Clock { clock: ClockId(0), boot_id: boot_id()? });
         sweep(observation.site.survey());
         observation.follow_plan(emit);
         // What changed since the first look is seen by a second one.
@@ -217,6 +220,12 @@ impl<'a> Observation<'a> {
         self.observer.losses().unwrap_or(self.losses)
     }
 
+    /// Those of which it is known at which point.
+    #[must_use]
+    pub fn lost_at_points(&self) -> BTreeMap<PointId, u64> {
+        self.observer.lost_at_points().unwrap_or_default()
+    }
+
     /// What was seen before this time, CLOCK_MONOTONIC in nanoseconds, comes out of the next [`Observation::drain`] at the
     /// latest; 0 until the ring was read for the first time.
     #[must_use]
@@ -257,7 +266,7 @@ impl<'a> Observation<'a> {
                 }
                 self.looks.want(SETTLE);
             }
-            Happening::Records(batch) => self.take_in(&batch, emit),
+            Happening::Records(batch) => self.take_in(batch, emit),
         }
     }
 
@@ -266,7 +275,7 @@ impl<'a> Observation<'a> {
         // No more than wait now: under load there is always another one.
         for _ in 0..self.records.len() {
             let Ok(batch) = self.records.try_recv() else { break };
-            self.take_in(&batch, emit);
+            self.take_in(batch, emit);
         }
         self.account_losses(emit);
     }
@@ -278,21 +287,21 @@ impl<'a> Observation<'a> {
             notice(&format!("warning: {problem}"));
         }
         while let Ok(batch) = self.records.try_recv() {
-            self.take_in(&batch, emit);
+            self.take_in(batch, emit);
         }
         self.account_losses(emit);
     }
 
-    fn take_in(&mut self, batch: &[Record], emit: &mut impl FnMut(Event)) {
-        for record in batch {
-            match record {
-                Record::Hop(record) => {
-                    if let Some(sighting) = self.observer.attribute(record) {
+    fn take_in(&mut self, batch: Vec<Sample>, emit: &mut impl FnMut(Event)) {
+        for sample in batch {
+            match sample {
+                Sample::Hop(record, frame) => {
+                    if let Some(sighting) = self.observer.attribute(&record, frame) {
                         emit(Event::Sighting(sighting));
                     }
                 }
-                Record::Drop(record) => {
-                    if let Some(drop) = self.observer.attribute_drop(record) {
+                Sample::Drop(record) => {
+                    if let Some(drop) = self.observer.attribute_drop(&record) {
                         self.tell_drop(drop, emit);
                     }
                 }

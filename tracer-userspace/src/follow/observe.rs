@@ -12,7 +12,7 @@ use super::observation::{Observation, extent, prepare};
 use super::run::{Ending, block_on, ticks, wait_for_end};
 use super::signals::Interrupted;
 use super::silence;
-use super::site::{both_clocks_ns, monotonic_ns};
+use super::site::{boot_id, both_clocks_ns, monotonic_ns};
 use crate::app::{Failure, notice};
 use crate::cli::ObserveArgs;
 use crate::stream::write::StreamWriter;
@@ -39,7 +39,9 @@ pub fn run(args: &ObserveArgs) -> Result<(), Failure> {
         let interrupted = Interrupted::listen()?;
         let mut early = Vec::new();
         let mut observation =
-            Observation::start(prepared, &args.selection, &args.hooks, &mut |event| early.push(event))?;
+            Observation::start(prepared, &args.selection, &args.hooks, args.snaplen, &mut |event| {
+                early.push(event)
+            })?;
         let mut telling = Telling::begin(&observation)?;
         early.into_iter().for_each(|event| telling.take(event));
         telling.flush()?;
@@ -95,16 +97,12 @@ struct Telling {
 
 impl Telling {
     fn begin(observation: &Observation<'_>) -> Result<Self, Failure> {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|error| {
-            Failure::Failed(format!(
-                "cannot tell whose clock this is: /proc/sys/kernel/random/boot_id: {error}"
-            ))
-        })?;
+        let boot_id = boot_id()?;
         let (monotonic_ns, wall_ns) = both_clocks_ns();
         let hello = Hello {
             tracer: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
-            boot_id: boot_id.trim().to_owned(),
+            boot_id,
             nodes: observation.nodes().iter().map(ToString::to_string).collect(),
             watches_drops: observation.watches_drops(),
             monotonic_ns,
@@ -126,7 +124,9 @@ impl Telling {
                 Event::Sighting(sighting) => self.writer.sighting(&sighting),
                 Event::Drop(drop) => self.writer.dropped(&drop),
                 // The first message or the totals say it, and the reader has an inventory of its own.
-                Event::WatchesDrops { .. } | Event::Lost { .. } | Event::Scope(_) => Ok(()),
+                Event::Clock { .. } | Event::WatchesDrops { .. } | Event::Lost { .. } | Event::Scope(_) => {
+                    Ok(())
+                }
             };
         }
     }
@@ -159,6 +159,11 @@ impl Telling {
                 .map(|outcome| (outcome.name().to_owned(), outcomes.get(*outcome)))
                 .collect(),
             losses: observation.losses(),
+            at_points: observation
+                .lost_at_points()
+                .into_iter()
+                .map(|(point, lost)| (point.0, lost))
+                .collect(),
         };
         if counts != self.counts {
             self.writer.counts(&counts)?;

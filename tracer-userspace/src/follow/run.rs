@@ -5,7 +5,11 @@ use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use super::signals::Interrupted;
+use super::teller::Telling;
+use super::{local, merge};
 use crate::app::Failure;
+use crate::cli::RunArgs;
+use crate::expression::Expression;
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +17,21 @@ pub enum Ending {
     /// Enough was told, the time is over, or nothing more can come.
     Done,
     Interrupted,
+}
+
+/// Follows, on this machine or from streams.
+///
+/// # Errors
+/// [`Failure`].
+pub fn follow(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
+    if args.from.is_empty() { local::run(args, telling) } else { merge::run(args, telling) }
+}
+
+/// Reads what was given with `--filter`.
+pub(super) fn expression(text: Option<&str>) -> Result<Option<Expression>, Failure> {
+    let words: Vec<_> = text.map(str::to_owned).into_iter().collect();
+    Expression::parse(&words)
+        .map_err(|error| Failure::Usage(format!("--filter '{}': {error}", text.unwrap_or_default())))
 }
 
 /// Runs `work` to its end, on one thread.

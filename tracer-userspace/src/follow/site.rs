@@ -32,6 +32,17 @@ pub fn both_clocks_ns() -> (u64, u64) {
     (monotonic, wall)
 }
 
+/// Which boot of which kernel CLOCK_MONOTONIC counts from.
+///
+/// # Errors
+/// The kernel does not say it.
+pub fn boot_id() -> Result<String, Failure> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    std::fs::read_to_string(PATH)
+        .map(|text| text.trim().to_owned())
+        .map_err(|error| Failure::Failed(format!("cannot tell whose clock this is: {PATH}: {error}")))
+}
+
 fn nanoseconds(time: rustix::time::Timespec) -> u64 {
     u64::try_from(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)).unwrap_or(0)
 }
@@ -48,6 +59,28 @@ impl Names {
     /// The inventory cannot be used.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         Ok(Self(Arc::new(RwLock::new(load(path)?))))
+    }
+
+    /// No names at all, until there are some ([`Names::add`]).
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Arc::new(RwLock::new(Inventory::new())))
+    }
+
+    /// Takes in Kubernetes objects, as JSON or YAML, that were told of at `at_ns`; those of addresses that nobody had before
+    /// count from the beginning.
+    ///
+    /// # Errors
+    /// What cannot be used of them; the rest is taken.
+    pub fn add(&self, text: &str, at_ns: u64) -> Result<(), String> {
+        let mut inventory = self.write();
+        for document in tracer_manifest::documents(text) {
+            for placed in document.read().map_err(|error| error.to_string())? {
+                let Some(object) = &placed.object else { continue };
+                inventory.apply_told(object, at_ns).map_err(|error| format!("{}: {error}", placed.label))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives `work` the inventory.

@@ -3,27 +3,60 @@
 //! Text shows an exchange when it has ended or nothing came for a second, whole and not line by line: packets of several
 //! exchanges come interleaved, and what a ladder says needs its rows to stand together. JSON has every packet at once.
 
-use std::io::{self, BufWriter, Write};
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 use tracer_common::outcome::Outcome;
 
-use super::site::Names;
+use super::event::Event;
+use super::joining::Account;
+use super::run::expression;
+use super::site::{Names, both_clocks_ns};
 use super::wall::WallClocks;
-use crate::agent::observer::Losses;
-use crate::agent::programs::Outcomes;
-use crate::app::{Failure, wants_color};
-use crate::cli::{FollowArgs, Format};
+use crate::agent::programs::CaptureBytes;
+use crate::app::{Failure, notice, wants_color};
+use crate::capture::files::Rotation;
+use crate::capture::write::CaptureWriter;
+use crate::cli::{CaptureArgs, ChoiceArgs, Color, Format, TellingArgs};
+use crate::expression::Expression;
 pub use crate::output::summary::StreamEnd;
 use crate::output::summary::{LossTotals, Summary};
 use crate::output::text::Style;
 use crate::output::{json, ladder, text};
 use crate::trajectory::correlate::Counters;
 use crate::trajectory::exchange::{Config, Exchanges, Finding};
-use crate::trajectory::model::{ClockId, Trajectory};
+use crate::trajectory::model::{ClockId, PointId, Trajectory};
+
+/// How trajectories are told.
+#[derive(Clone, Copy, Debug)]
+pub enum Telling<'a> {
+    /// As text or JSON.
+    Text(&'a TellingArgs),
+    /// As packets in a file.
+    Capture(&'a CaptureArgs),
+}
+
+impl Telling<'_> {
+    /// The bytes of packets that it needs.
+    #[must_use]
+    pub fn capture_bytes(self) -> Option<CaptureBytes> {
+        match self {
+            Self::Text(_) => None,
+            Self::Capture(args) => Some(args.snaplen),
+        }
+    }
+}
 
 /// See the module.
 pub struct Teller {
     out: BufWriter<Box<dyn Write>>,
+    /// Where packets go.
+    capture: Option<CaptureWriter>,
+    /// Why it could not be written since the last look.
+    capture_failed: io::Result<()>,
+    expression: Option<Expression>,
+    /// Packets of which the expression does not hold.
+    unwanted: u64,
     format: Format,
     style: Style,
     names: Names,
@@ -38,16 +71,38 @@ pub struct Teller {
 }
 
 impl Teller {
-    #[must_use]
-    pub fn new(args: &FollowArgs, names: Names) -> Self {
-        Self::to(Box::new(io::stdout()), args, names)
+    /// `title`: what is followed, for people.
+    ///
+    /// # Errors
+    /// The expression is none, or the capture file cannot be made.
+    pub fn new(
+        telling: Telling<'_>,
+        choice: &ChoiceArgs,
+        title: &str,
+        names: Names,
+    ) -> Result<Self, Failure> {
+        match telling {
+            Telling::Text(args) => Self::to(Box::new(io::stdout()), args, choice, names),
+            Telling::Capture(args) => Self::into_capture(args, choice, title, names),
+        }
     }
 
-    /// As [`Teller::new`], but not to stdout.
-    #[must_use]
-    pub fn to(out: Box<dyn Write>, args: &FollowArgs, names: Names) -> Self {
-        Self {
+    /// As [`Teller::new`], as text or JSON, but not to stdout.
+    ///
+    /// # Errors
+    /// The expression is none.
+    pub fn to(
+        out: Box<dyn Write>,
+        args: &TellingArgs,
+        choice: &ChoiceArgs,
+        names: Names,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
             out: BufWriter::new(out),
+            capture: None,
+            capture_failed: Ok(()),
+            expression: expression(choice.filter.as_deref())?,
+            unwanted: 0,
             format: args.output,
             style: Style { colour: wants_color(args.color) },
             names,
@@ -56,9 +111,71 @@ impl Teller {
             ties: !args.packets && !args.quiet,
             summary: Summary::default(),
             told: 0,
-            most: args.count,
+            most: choice.count,
             quiet: args.quiet,
+        })
+    }
+
+    fn into_capture(
+        args: &CaptureArgs,
+        choice: &ChoiceArgs,
+        title: &str,
+        names: Names,
+    ) -> Result<Self, Failure> {
+        let path = (args.write.as_os_str() != "-").then(|| args.write.clone());
+        if path.is_none() && io::stdout().is_terminal() {
+            return Err(Failure::Usage(
+                "a capture is nothing for a terminal: write it to a file (-w FILE) or into a pipe (-w - | wireshark -k -i -)"
+                    .to_owned(),
+            ));
         }
+        let rotation = Rotation {
+            bytes: args.rotate_bytes,
+            time: args.rotate_every,
+            keep: args.keep.map(|keep| keep as usize),
+        };
+        if path.is_none() && rotation != Rotation::default() {
+            return Err(Failure::Usage(
+                "stdout is one file: --rotate-bytes, --rotate-every and --keep need -w FILE".to_owned(),
+            ));
+        }
+        // What is not the capture goes where it does not get in its way.
+        let out: Box<dyn Write> =
+            if path.is_none() { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
+        let snaplen = match args.snaplen {
+            CaptureBytes::Headers => 0,
+            CaptureBytes::Most(bytes) => bytes,
+        };
+        let bytes = match args.snaplen {
+            CaptureBytes::Headers => "headers only".to_owned(),
+            CaptureBytes::Most(bytes) => format!("{bytes} bytes of each packet"),
+        };
+        let title = format!("{title}, at every hop; {bytes}");
+        let capture = CaptureWriter::begin(path, rotation, snaplen, title, wall_ns())
+            .map_err(|error| Failure::Failed(format!("cannot write the capture: {error}")))?;
+        let quiet = TellingArgs { output: Format::Text, packets: false, quiet: true, color: Color::Never };
+        Ok(Self { capture: Some(capture), ..Self::to(out, &quiet, choice, names)? })
+    }
+
+    /// Takes in what was observed, for a capture.
+    pub fn hear(&mut self, event: &Event) {
+        // Packets come with their trajectories.
+        if let Some(capture) = &mut self.capture
+            && self.capture_failed.is_ok()
+            && !matches!(event, Event::Sighting(_))
+        {
+            self.capture_failed = capture.hear(event, wall_ns(), &self.wall_clocks);
+        }
+    }
+
+    /// Takes in what a clock and the wall clock beside it show at one moment; returns by how much that was set.
+    pub fn hear_wall_clock(&mut self, clock: ClockId, monotonic_ns: u64, wall_ns: u64) -> Option<i128> {
+        if let Some(capture) = &mut self.capture
+            && self.capture_failed.is_ok()
+        {
+            self.capture_failed = capture.hear_wall_clock(clock, monotonic_ns, wall_ns);
+        }
+        self.wall_clocks.hear(clock, monotonic_ns, wall_ns)
     }
 
     /// What times are told by.
@@ -83,6 +200,13 @@ impl Teller {
     /// # Errors
     /// The output cannot be written.
     pub fn tell(&mut self, trajectory: Trajectory) -> Result<(), Failure> {
+        if self.expression.as_ref().is_some_and(|expression| !expression.wants(&trajectory)) {
+            self.unwanted += 1;
+            return Ok(());
+        }
+        if let Some(capture) = &mut self.capture {
+            capture.take(&trajectory, &self.names, &self.wall_clocks).map_err(capture_failure)?;
+        }
         self.summary.add(&trajectory);
         self.told += 1;
         let at_once = match self.format {
@@ -154,7 +278,12 @@ impl Teller {
     ///
     /// # Errors
     /// The output cannot be written.
-    pub fn flush(&mut self) -> Result<(), Failure> {
+    pub fn flush(&mut self, lost: &dyn Fn() -> BTreeMap<PointId, u64>) -> Result<(), Failure> {
+        if let Some(capture) = &mut self.capture {
+            std::mem::replace(&mut self.capture_failed, Ok(()))
+                .and_then(|()| capture.flush(wall_ns(), lost, &self.wall_clocks))
+                .map_err(capture_failure)?;
+        }
         Ok(self.out.flush()?)
     }
 
@@ -162,13 +291,17 @@ impl Teller {
     ///
     /// # Errors
     /// The output cannot be written.
-    pub fn summarize(
-        &mut self,
-        outcomes: &Outcomes,
-        losses: &Losses,
-        correlator: &Counters,
-        streams: &[StreamEnd],
-    ) -> Result<(), Failure> {
+    pub fn summarize(&mut self, account: &Account<'_>, correlator: &Counters) -> Result<(), Failure> {
+        let Account { outcomes, losses, streams, .. } = account;
+        if let Some(capture) = &mut self.capture {
+            std::mem::replace(&mut self.capture_failed, Ok(()))
+                .and_then(|()| capture.finish(wall_ns(), &account.lost_at_points, &self.wall_clocks))
+                .map_err(capture_failure)?;
+            writeln!(self.out, "{} packets captured", capture.packets())?;
+        }
+        if self.unwanted > 0 {
+            notice(&format!("note: of {} packets the filter does not hold", self.unwanted));
+        }
         self.follow_exchanges(Exchanges::finish)?;
         let hooks: Vec<_> =
             Outcome::ALL.iter().map(|outcome| (outcome.name(), outcomes.get(*outcome))).collect();
@@ -187,6 +320,19 @@ impl Teller {
             Format::Text => self.summary.write_text(&mut self.out, &hooks, &totals, streams)?,
             Format::Json => self.summary.write_json(&mut self.out, &hooks, &totals, streams)?,
         }
-        self.flush()
+        Ok(self.out.flush()?)
+    }
+}
+
+/// CLOCK_REALTIME, nanoseconds since 1970.
+fn wall_ns() -> u64 {
+    both_clocks_ns().1
+}
+
+/// That nobody reads a capture any more is no failure; that a disk is full is one.
+fn capture_failure(error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+        _ => Failure::Failed(format!("cannot write the capture: {error}")),
     }
 }

@@ -88,6 +88,14 @@ impl WallClocks {
         u64::try_from(wall_ns).unwrap_or_default()
     }
 
+    /// By how much the times told of a clock are ahead of the wall clock beside it; `None` where they are told by that.
+    #[must_use]
+    pub fn correction_ns(&self, clock: ClockId) -> Option<i128> {
+        let known = self.clocks.get(&clock)?;
+        known.reference_ns?;
+        Some(self.offset_ns(clock)? - known.wall_ns?)
+    }
+
     fn offset_ns(&self, clock: ClockId) -> Option<i128> {
         let known = self.clocks.get(&clock)?;
         let aligned = || {

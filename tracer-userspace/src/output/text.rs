@@ -406,6 +406,66 @@ fn write_verdict(out: &mut impl Write, trajectory: &Trajectory, style: Style) ->
     Ok(())
 }
 
+/// The verdict in one word, as in JSON.
+#[must_use]
+pub const fn verdict_word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Delivered => "delivered",
+        Verdict::Dropped(_) => "dropped",
+        Verdict::Lost { .. } => "lost",
+        Verdict::Unknown { .. } => "unknown",
+    }
+}
+
+/// What is to be said of a trajectory's packet at one hop, without the others at hand: three lines of text.
+#[must_use]
+pub fn comment(trajectory: &Trajectory, index: usize, directory: &(impl Directory + ?Sized)) -> String {
+    let Some(hop) = trajectory.hops.get(index) else { return String::new() };
+    let before = index.checked_sub(1).and_then(|before| trajectory.hops.get(before));
+    let mut parts = vec![from_the_pod(&hop.point)];
+    parts.extend(before.map_or_else(|| at_start(hop, directory), |before| changes(before, hop, directory)));
+    match trajectory.legs.iter().find(|leg| leg.from + 1 == index).map(|leg| leg.latency) {
+        None => {}
+        Some(Latency::Exact { ns }) => parts.push(format!("+{}", duration(ns))),
+        Some(Latency::Estimated { ns, error_ns }) => {
+            parts.push(format!("+{} between two clocks", estimate(ns, error_ns)));
+        }
+        Some(Latency::Unknown(why)) => {
+            parts.push(format!("time since the last hop unknown ({})", why.reason()))
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    let end = |address: IpAddr| {
+        let name = owner_name(&directory.owner(address, hop.time_ns));
+        if name.is_empty() { address.to_string() } else { name }
+    };
+    let (first, last) = (&trajectory.hops[0].packet, &trajectory.hops[trajectory.hops.len() - 1].packet);
+    let verdict = match &trajectory.verdict {
+        Verdict::Delivered => "delivered".to_owned(),
+        Verdict::Dropped(dropped) => {
+            format!("dropped {}: {}", drop_place(&dropped.sighting.place), dropped.sighting.reason)
+        }
+        Verdict::Lost { after, expected } => {
+            let place = trajectory.hops.iter().rfind(|hop| hop.point.id == *after);
+            let place = place.map_or_else(String::new, |hop| expect::describe(&hop.point));
+            format!("lost after {place}; next should have been {expected}")
+        }
+        Verdict::Unknown { reason } => format!("not known what became of it: {reason}"),
+    };
+    let ambiguous = if trajectory.ambiguous.is_some() { " (ambiguous)" } else { "" };
+    let again =
+        trajectory.retransmission_of.map_or_else(String::new, |id| format!(", retransmission of #{id}"));
+    format!(
+        "#{}{again}, hop {} of {}: {}\n{} -> {}\n{verdict}{ambiguous}",
+        trajectory.id,
+        index + 1,
+        trajectory.expected_hops,
+        parts.join("; "),
+        end(first.source),
+        end(last.destination),
+    )
+}
+
 /// "on node n1 at eth0 (nf_hook_slow)", "in pod default/curl".
 pub(super) fn drop_place(place: &DropPlace) -> String {
     let mut text = match &place.pod {

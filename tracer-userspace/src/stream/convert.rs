@@ -4,12 +4,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tracer_common::record::MAX_TUNNELS;
+use tracer_common::record::{MAX_TUNNELS, split_captured};
 
 use super::{Sighted, wire};
 use crate::trajectory::model::{
-    ClockId, DeviceRole, Direction, DropPlace, DropSighting, Encapsulation, IcmpHeader, ObservationPoint,
-    Packet, PodRef, PointId, Quote, Sighting,
+    ClockId, DeviceRole, Direction, DropPlace, DropSighting, Encapsulation, Frame, IcmpHeader,
+    ObservationPoint, Packet, PodRef, PointId, Quote, Sighting,
 };
 
 /// Longest name of anything, bytes: Kubernetes' longest has 253.
@@ -21,11 +21,11 @@ const MAX_LENGTH: u32 = 1 << 24;
 
 /// What of a message cannot be, in words.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Invalid(pub(super) &'static str);
+pub(crate) struct Invalid(pub(crate) &'static str);
 
 type Checked<T> = Result<T, Invalid>;
 
-pub(super) fn point_to_wire(point: &ObservationPoint, since_ns: u64) -> wire::Point {
+pub(crate) fn point_to_wire(point: &ObservationPoint, since_ns: u64) -> wire::Point {
     wire::Point {
         id: point.id.0,
         node: point.node.to_string(),
@@ -51,11 +51,12 @@ pub(super) fn point_to_wire(point: &ObservationPoint, since_ns: u64) -> wire::Po
         foreign_programs: point.foreign_programs.iter().map(ToString::to_string).collect(),
         hidden_by: point.hidden_by.as_deref().unwrap_or_default().to_owned(),
         since_ns,
+        without_ethernet: !point.has_ethernet_header,
     }
 }
 
 /// The point and since when it exists. Its clock is to be set by who knows it.
-pub(super) fn point_from_wire(point: wire::Point) -> Checked<(ObservationPoint, u64)> {
+pub(crate) fn point_from_wire(point: wire::Point) -> Checked<(ObservationPoint, u64)> {
     let direction = match point.direction() {
         wire::Direction::Ingress => Direction::Ingress,
         wire::Direction::Egress => Direction::Egress,
@@ -87,6 +88,7 @@ pub(super) fn point_from_wire(point: wire::Point) -> Checked<(ObservationPoint, 
         device: name(point.device)?.into(),
         kind: name(point.kind)?.into(),
         ifindex: point.ifindex,
+        has_ethernet_header: !point.without_ethernet,
         direction,
         role,
         bridge: (point.bridge != 0).then_some(point.bridge),
@@ -105,7 +107,7 @@ fn pod_from_wire(pod: wire::Pod) -> Checked<Arc<PodRef>> {
     Ok(Arc::new(PodRef { namespace, name, uid }))
 }
 
-pub(super) fn drop_to_wire(drop: &DropSighting) -> wire::Drop {
+pub(crate) fn drop_to_wire(drop: &DropSighting) -> wire::Drop {
     let place = &drop.place;
     wire::Drop {
         node: place.node.to_string(),
@@ -118,7 +120,7 @@ pub(super) fn drop_to_wire(drop: &DropSighting) -> wire::Drop {
 }
 
 /// The drop of a packet of the stream's one follow. Its clock is to be set by who knows it.
-pub(super) fn drop_from_wire(drop: wire::Drop) -> Checked<DropSighting> {
+pub(crate) fn drop_from_wire(drop: wire::Drop) -> Checked<DropSighting> {
     let packet = drop.packet.ok_or(Invalid("a drop has no packet"))?;
     if drop.node.is_empty() || drop.reason.is_empty() {
         return Err(Invalid("a drop has no node or no reason"));
@@ -139,7 +141,7 @@ pub(super) fn drop_from_wire(drop: wire::Drop) -> Checked<DropSighting> {
 }
 
 /// Gives a name or any other text back if it is not too long.
-pub(super) fn name(text: String) -> Checked<String> {
+pub(crate) fn name(text: String) -> Checked<String> {
     if text.len() > MAX_NAME {
         return Err(Invalid("a name is longer than any name can be"));
     }
@@ -150,8 +152,9 @@ pub(super) fn name(text: String) -> Checked<String> {
     Ok(text)
 }
 
-pub(super) fn sighting_to_wire(sighting: &Sighting) -> wire::Sighting {
-    packet_to_wire(&sighting.packet, sighting.point.id.0, sighting.time_ns)
+pub(crate) fn sighting_to_wire(sighting: &Sighting) -> wire::Sighting {
+    let frame = sighting.frame.as_ref().map_or_else(Vec::new, |frame| frame.0.to_vec());
+    wire::Sighting { frame, ..packet_to_wire(&sighting.packet, sighting.point.id.0, sighting.time_ns) }
 }
 
 fn packet_to_wire(packet: &Packet, point: u32, time_ns: u64) -> wire::Sighting {
@@ -183,6 +186,7 @@ fn packet_to_wire(packet: &Packet, point: u32, time_ns: u64) -> wire::Sighting {
         }),
         encapsulation: packet.encapsulation.iter().map(encapsulation_to_wire).collect(),
         quote: packet.quote.as_ref().map(quote_to_wire),
+        frame: Vec::new(),
     }
 }
 
@@ -229,7 +233,8 @@ fn encapsulation_to_wire(outer: &Encapsulation) -> wire::Encapsulation {
     }
 }
 
-pub(super) fn sighting_from_wire(sighting: wire::Sighting) -> Checked<Sighted> {
+pub(crate) fn sighting_from_wire(sighting: wire::Sighting) -> Checked<Sighted> {
+    let frame = frame_from_wire(sighting.frame)?;
     let ports = ports(sighting.source_port, sighting.destination_port)?;
     if sighting.length > MAX_LENGTH || sighting.payload_length > MAX_LENGTH {
         return Err(Invalid("a packet is longer than any packet can be"));
@@ -271,7 +276,17 @@ pub(super) fn sighting_from_wire(sighting: wire::Sighting) -> Checked<Sighted> {
         quote: sighting.quote.as_ref().map(quote_from_wire).transpose()?,
         encapsulation: sighting.encapsulation.iter().map(encapsulation_from_wire).collect::<Checked<_>>()?,
     };
-    Ok(Sighted { point: sighting.point, time_ns: sighting.time_ns, packet })
+    Ok(Sighted { point: sighting.point, time_ns: sighting.time_ns, packet, frame })
+}
+
+fn frame_from_wire(frame: Vec<u8>) -> Checked<Option<Frame>> {
+    if frame.is_empty() {
+        return Ok(None);
+    }
+    if split_captured(&frame).is_none() {
+        return Err(Invalid("a captured packet has no record, no bytes, or more than can be captured"));
+    }
+    Ok(Some(Frame(frame.into())))
 }
 
 fn encapsulation_from_wire(outer: &wire::Encapsulation) -> Checked<Encapsulation> {

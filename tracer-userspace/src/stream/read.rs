@@ -13,6 +13,8 @@ use crate::agent::observer::Losses;
 
 /// Most nodes that one machine can stand for.
 const MAX_NODES: usize = 1024;
+/// Most points whose losses are counted.
+const MAX_COUNTED: usize = 16_384;
 /// Most outcomes; there are eight.
 const MAX_OUTCOMES: usize = 256;
 
@@ -195,10 +197,13 @@ fn told(kind: Kind) -> Result<Told, Invalid> {
             let sightings = sightings.sightings.into_iter().map(convert::sighting_from_wire);
             Told::Sightings(sightings.collect::<Result<_, _>>()?)
         }
-        Kind::Drop(drop) => Told::Drop(Box::new(convert::drop_from_wire(drop)?)),
+        Kind::Drop(drop) => Told::Drop(Box::new(convert::drop_from_wire(*drop)?)),
         Kind::Counts(counts) => {
             if counts.outcomes.len() > MAX_OUTCOMES {
                 return Err(Invalid("there are more outcomes than there can be"));
+            }
+            if counts.at_points.len() > MAX_COUNTED {
+                return Err(Invalid("there are losses at more points than a machine can have"));
             }
             Told::Counts(Counts {
                 outcomes: counts.outcomes.into_iter().collect(),
@@ -210,6 +215,7 @@ fn told(kind: Kind) -> Result<Told, Invalid> {
                     drop_records: counts.drop_records,
                     drops_elsewhere: counts.drops_elsewhere,
                 },
+                at_points: counts.at_points.into_iter().collect(),
             })
         }
         Kind::Heartbeat(heartbeat) => {

@@ -142,10 +142,10 @@ fn what_cannot_be_true_is_an_error() {
         point(|point| point.role = 0),
         point(|point| point.node.clear()),
         point(|point| point.device = "x".repeat(600)),
-        Kind::Drop(wire::Drop { packet: None, ..convert::drop_to_wire(&dropped()) }),
-        Kind::Drop(wire::Drop { node: String::new(), ..convert::drop_to_wire(&dropped()) }),
-        Kind::Drop(wire::Drop { reason: String::new(), ..convert::drop_to_wire(&dropped()) }),
-        Kind::Drop(wire::Drop { function: long(), ..convert::drop_to_wire(&dropped()) }),
+        Kind::Drop(Box::new(wire::Drop { packet: None, ..convert::drop_to_wire(&dropped()) })),
+        Kind::Drop(Box::new(wire::Drop { node: String::new(), ..convert::drop_to_wire(&dropped()) })),
+        Kind::Drop(Box::new(wire::Drop { reason: String::new(), ..convert::drop_to_wire(&dropped()) })),
+        Kind::Drop(Box::new(wire::Drop { function: long(), ..convert::drop_to_wire(&dropped()) })),
         Kind::Hello(hello_of("")),
         Kind::End(wire::End { reason: long() }),
     ];
@@ -175,7 +175,7 @@ proptest! {
         for sighted in told.into_iter().flat_map(|told| if let Told::Sightings(all) = told { all } else { Vec::new() }) {
             if let Some(point) = world.points.get(sighted.point as usize) {
                 let Sighted { time_ns, packet, .. } = sighted;
-                correlator.push(Sighting { point: point.clone(), time_ns, follows: 1, packet });
+                correlator.push(Sighting { point: point.clone(), time_ns, follows: 1, packet, frame: None });
             }
         }
         correlator.advance(1_000, &mut |_| {});
@@ -209,6 +209,7 @@ fn counts() -> Counts {
     Counts {
         outcomes: [("recorded".to_owned(), 12)].into(),
         losses: Losses { ring_full: 3, ..Losses::default() },
+        at_points: [(1, 3)].into(),
     }
 }
 

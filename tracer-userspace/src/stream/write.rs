@@ -9,11 +9,16 @@ use super::wire::message::Kind;
 use super::{Counts, FORMAT, Heartbeat, Hello, MAGIC, MAX_SIGHTINGS, convert, wire};
 use crate::trajectory::model::{DropSighting, ObservationPoint, PointId, Sighting};
 
+/// Bytes of frames from which on a message is written: far below the longest.
+const MAX_FRAMES: usize = 64 << 10;
+
 /// Writes messages; what is written is on its way after [`StreamWriter::flush`].
 #[derive(Debug)]
 pub struct StreamWriter<W: Write> {
     out: BufWriter<W>,
     waiting: Vec<wire::Sighting>,
+    /// Of their frames.
+    waiting_bytes: usize,
     encoded: Vec<u8>,
 }
 
@@ -23,7 +28,8 @@ impl<W: Write> StreamWriter<W> {
     /// # Errors
     /// What `out` returns.
     pub fn begin(out: W, hello: Hello) -> io::Result<Self> {
-        let mut writer = Self { out: BufWriter::new(out), waiting: Vec::new(), encoded: Vec::new() };
+        let mut writer =
+            Self { out: BufWriter::new(out), waiting: Vec::new(), waiting_bytes: 0, encoded: Vec::new() };
         writer.out.write_all(&MAGIC)?;
         writer.write(Kind::Hello(wire::Hello {
             format: FORMAT,
@@ -57,13 +63,15 @@ impl<W: Write> StreamWriter<W> {
     /// What the output returns.
     pub fn sighting(&mut self, sighting: &Sighting) -> io::Result<()> {
         self.waiting.push(convert::sighting_to_wire(sighting));
-        if self.waiting.len() >= MAX_SIGHTINGS { self.write_sightings() } else { Ok(()) }
+        self.waiting_bytes += sighting.frame.as_ref().map_or(0, |frame| frame.0.len());
+        let is_full = self.waiting.len() >= MAX_SIGHTINGS || self.waiting_bytes >= MAX_FRAMES;
+        if is_full { self.write_sightings() } else { Ok(()) }
     }
 
     /// # Errors
     /// What the output returns.
     pub fn dropped(&mut self, drop: &DropSighting) -> io::Result<()> {
-        self.write(Kind::Drop(convert::drop_to_wire(drop)))
+        self.write(Kind::Drop(Box::new(convert::drop_to_wire(drop))))
     }
 
     /// # Errors
@@ -78,6 +86,7 @@ impl<W: Write> StreamWriter<W> {
             unattributed: losses.unattributed,
             drop_records: losses.drop_records,
             drops_elsewhere: losses.drops_elsewhere,
+            at_points: counts.at_points.iter().map(|(point, count)| (*point, *count)).collect(),
         }))
     }
 
@@ -116,6 +125,7 @@ impl<W: Write> StreamWriter<W> {
             return Ok(());
         }
         let sightings = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
         self.write_now(Kind::Sightings(wire::Sightings { sightings }))
     }
 

@@ -122,6 +122,8 @@ pub struct ObservationPoint {
     /// Kernel's link kind ("veth", "vxlan", "bridge", ...); empty for hardware devices.
     pub kind: Arc<str>,
     pub ifindex: u32,
+    /// Packets begin with an Ethernet header here, else with the IP header.
+    pub has_ethernet_header: bool,
     pub direction: Direction,
     pub role: DeviceRole,
     /// ifindex of the bridge that the device is a port of.
@@ -204,6 +206,11 @@ pub struct Quote {
     pub mtu: Option<u16>,
 }
 
+/// A packet's first bytes at a point with the record of them in front, as the kernel side gave both, for capture files.
+/// What joins packets does not look into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame(pub Arc<[u8]>);
+
 /// One packet seen at one observation point: the correlator's input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
@@ -213,6 +220,8 @@ pub struct Sighting {
     /// Bit n: follow n wanted it.
     pub follows: u64,
     pub packet: Packet,
+    /// Where packets are captured.
+    pub frame: Option<Frame>,
 }
 
 /// Where the kernel threw a packet away.
@@ -276,6 +285,8 @@ pub struct Hop {
     pub segments: u32,
     /// The first of them.
     pub packet: Packet,
+    /// All of them, where packets are captured.
+    pub frames: Vec<Frame>,
 }
 
 /// Why an expected hop is missing.

@@ -82,6 +82,7 @@ impl World {
                 device: Arc::from(device),
                 kind: Arc::from(kind),
                 ifindex,
+                has_ethernet_header: true,
                 direction,
                 role,
                 bridge,
@@ -181,7 +182,7 @@ impl World {
             + if packet.source.is_ipv4() { 20 } else { 40 }
             + 8
             + 36 * packet.encapsulation.len() as u32;
-        Sighting { point, time_ns, follows: 1, packet }
+        Sighting { point, time_ns, follows: 1, packet, frame: None }
     }
 
     /// A walk: each step is a hook, the time since the step before, and what changes there.

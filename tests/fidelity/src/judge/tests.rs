@@ -46,6 +46,7 @@ fn stream(pod: &str, direction: Direction, times: &[u64]) -> Stream {
         device: "eth0".into(),
         kind: "veth".into(),
         ifindex: 2,
+        has_ethernet_header: true,
         direction,
         role: DeviceRole::PodInterface,
         bridge: None,
@@ -75,7 +76,10 @@ fn stream(pod: &str, direction: Direction, times: &[u64]) -> Stream {
         encapsulation: Vec::new(),
     };
     let sighting = |(number, time_ns): (usize, &u64)| {
-        Item::Sighting(number, Box::new(Sighted { point: 0, time_ns: *time_ns, packet: packet.clone() }))
+        Item::Sighting(
+            number,
+            Box::new(Sighted { point: 0, time_ns: *time_ns, packet: packet.clone(), frame: None }),
+        )
     };
     let hello = Hello {
         tracer: String::new(),

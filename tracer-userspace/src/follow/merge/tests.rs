@@ -193,10 +193,16 @@ fn shifted(stream: &[u8], offset_ns: i64, per_mille: i64) -> Vec<u8> {
             }
             Told::PointGone(id) => writer.point_gone(PointId(id)).unwrap(),
             Told::Sightings(sightings) => {
-                for Sighted { point, time_ns, packet } in sightings {
+                for Sighted { point, time_ns, packet, .. } in sightings {
                     let point = Arc::clone(&points[&point]);
                     writer
-                        .sighting(&Sighting { point, time_ns: shift(time_ns), follows: 1, packet })
+                        .sighting(&Sighting {
+                            point,
+                            time_ns: shift(time_ns),
+                            follows: 1,
+                            packet,
+                            frame: None,
+                        })
                         .unwrap();
                 }
             }
@@ -264,11 +270,15 @@ fn told(streams: &[Vec<u8>], order: Order) -> Vec<String> {
     let path = directory.path().join("cluster.yaml");
     std::fs::write(&path, CLUSTER).unwrap();
     let names = Names::open(&path).unwrap();
-    let selection = names.with(|inventory| resolve(inventory, &args.selection)).unwrap();
-    let teller = Teller::to(Box::new(out.clone()), &args, names.clone());
-    let joining = Joining::with(teller, &selection, names, 1);
+    let selection = names.with(|inventory| resolve(inventory, &args.run.selection)).unwrap();
+    let teller = Teller::to(Box::new(out.clone()), &args.telling, &args.run.choice, names.clone()).unwrap();
+    let config = CorrelatorConfig {
+        scopes: vec![crate::follow::wanted::scope_of(&selection)],
+        ..CorrelatorConfig::default()
+    };
+    let joining = Joining::with(teller, config, names, 1);
     let described = (0..streams.len()).map(|index| (format!("stream {index}"), true));
-    let mut merge = Merge::new(&args, selection, joining, described);
+    let mut merge = Merge::new(&args.run, selection, joining, described);
     let told = streams.iter().map(|stream| decoded(stream)).enumerate().collect();
     for (index, told) in order(told) {
         merge.take(index, Heard::Told(told));

@@ -1,14 +1,14 @@
 //! From the joined sightings of one packet to its trajectory: hops in path order, legs, missing hops, verdict.
 
 use crate::trajectory::correlate::dropped::{self, DroppedSegment};
-use crate::trajectory::correlate::open::Open;
+use crate::trajectory::correlate::open::{Open, Segment};
 use crate::trajectory::correlate::range::Range;
 use crate::trajectory::drops;
 use crate::trajectory::expect::topology::{Learnt, Topology};
 use crate::trajectory::expect::{self, End, Expectation, Facts, Seen, Step};
 use crate::trajectory::model::{
-    Directory, DropSighting, Dropped, Hop, Latency, Leg, MissingHop, NoEstimate, Owner, Packet, Trajectory,
-    Verdict,
+    Directory, DropSighting, Dropped, Frame, Hop, Latency, Leg, MissingHop, NoEstimate, Owner, Packet,
+    PointId, Trajectory, Verdict,
 };
 use crate::trajectory::order::{self, Ends, Place};
 use crate::trajectory::rewrite::{self, Endpoint, Judgement};
@@ -263,6 +263,21 @@ impl Judged {
         }
     }
 
+    /// What was captured of it at a point, in order of time.
+    fn frames(&self, open: &Open, point: PointId) -> Vec<Frame> {
+        let of_it = |segment: &&Segment| {
+            segment.sighting.point.id == point && (!open.by_range || self.range.overlaps(segment.range))
+        };
+        let mut frames: Vec<_> = open
+            .segments
+            .iter()
+            .filter(of_it)
+            .filter_map(|segment| Some((segment.sighting.time_ns, segment.sighting.frame.clone()?)))
+            .collect();
+        frames.sort_by_key(|(time_ns, _)| *time_ns);
+        frames.into_iter().map(|(_, frame)| frame).collect()
+    }
+
     /// What a reader should know to judge the joining.
     fn notes<D: Directory + ?Sized>(&self, open: &Open, directory: &D) -> Vec<String> {
         let mut notes = Vec::new();
@@ -317,6 +332,7 @@ impl Judged {
                 time_ns: sighting.time_ns,
                 segments: hop.segments,
                 packet: sighting.packet.clone(),
+                frames: self.frames(open, sighting.point.id),
             });
         }
         let legs =

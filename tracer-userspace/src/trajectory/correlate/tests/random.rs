@@ -436,6 +436,7 @@ proptest! {
                 time_ns: sighting.time_ns + if sighting.point.clock.0 == 0 { shifts.0 } else { shifts.1 },
                 follows: sighting.follows << (seed % 60),
                 packet: sighting.packet.clone(),
+                frame: None,
             })
             .collect();
 

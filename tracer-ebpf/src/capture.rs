@@ -1,0 +1,87 @@
+//! Hop records with the packet's first bytes behind them, for capture files. Such a record has no fixed size: it is made in
+//! a map's value and copied into the ring. Where nobody captures, the verifier sees from the loader's constants that
+//! none of this can be reached.
+
+use core::arch::asm;
+use core::ptr::from_ref;
+use core::slice::from_raw_parts;
+
+use aya_ebpf::helpers::bpf_skb_load_bytes;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::programs::TcContext;
+use tracer_common::outcome::Outcome;
+use tracer_common::packet::Headers;
+use tracer_common::record::{CapturedRecord, HOP_RECORD_SIZE, HopRecord, MAX_SNAPLEN};
+
+use crate::constant::constant;
+use crate::reader::SkbReader;
+use crate::records;
+use crate::scratch::Hook;
+
+/// Most bytes of a packet; 0 while nobody captures. Set by the loader.
+#[unsafe(no_mangle)]
+static SNAPLEN: u32 = 0;
+
+/// 0: only up to where the innermost packet's payload begins. Set by the loader.
+#[unsafe(no_mangle)]
+static WITH_PAYLOAD: u32 = 0;
+
+/// Where a record is made; as in `scratch`, one per CPU is enough.
+#[map]
+static CAPTURED: PerCpuArray<CapturedRecord> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+pub(crate) fn is_on() -> bool {
+    constant(&SNAPLEN) != 0
+}
+
+/// As `records::write`, with the packet's bytes.
+#[inline(always)]
+pub(crate) fn write(
+    ctx: &TcContext,
+    reader: &SkbReader,
+    headers: &mut Headers,
+    hook: Hook,
+    follows: u64,
+    before: u32,
+) -> Result<Outcome, Outcome> {
+    let captured = CAPTURED.get_ptr_mut(0).ok_or(Outcome::Internal)?;
+    // SAFETY: the pointer is to this CPU's live map value; tc programs do not interrupt each other.
+    let captured = unsafe { &mut *captured };
+    let record = &mut captured.record;
+    *record = HopRecord::default();
+    records::note_observation(ctx, record, hook, follows, before);
+    headers.describe(reader, record)?;
+    let payload = headers.end - record.payload_length;
+    let wanted = if constant(&WITH_PAYLOAD) != 0 { u32::MAX } else { payload.saturating_sub(before) };
+    let size = bounded(wanted.min(record.length).min(constant(&SNAPLEN)));
+    // SAFETY: not more bytes are written than there is room for, which the verifier checks, too.
+    let failed = unsafe {
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), before, captured.bytes.as_mut_ptr().cast(), size as u32)
+    };
+    if failed != 0 {
+        return Err(Outcome::Truncated);
+    }
+    // SAFETY: both lie behind each other, and the size is not over the map value's, which the verifier checks, too.
+    let sample = unsafe { from_raw_parts(from_ref(captured).cast::<u8>(), HOP_RECORD_SIZE + size as usize) };
+    if records::output(sample) { Ok(Outcome::Recorded) } else { Err(records::lost(ctx, hook)) }
+}
+
+/// From 1 to [`MAX_SNAPLEN`], as the verifier likes it: a helper that takes a length refuses one that may be 0.
+#[inline(always)]
+fn bounded(size: u32) -> u64 {
+    let mut size = u64::from(size);
+    // SAFETY: arithmetic on a register.
+    unsafe {
+        asm!(
+            "{0} += -1",
+            "{0} &= {1}",
+            "{0} += 1",
+            inout(reg) size,
+            const MAX_SNAPLEN - 1,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    size
+}
