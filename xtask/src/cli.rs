@@ -36,6 +36,8 @@ usage: cargo xtask COMMAND
       SERIES: 5.10, 6.12, 7 for the newest 7.x; by default those of Cargo.toml. FILTER: as with test, or the
       name of a test program like every_hop. --prepare only gets kernels and userland.
       A whole run compares what the machines say with docs/kernels.md; --bless writes it there.
+  package
+      The release program with manual pages, completions and documents, as an archive.
 
 Exit code: 0 done, 1 failed, 2 not understood.";
 
@@ -52,6 +54,7 @@ pub(crate) enum Command {
     Lint { bless: bool },
     Fuzz { target: Option<String>, seconds: u32 },
     Vm(vm::Options),
+    Package,
 }
 
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, lexopt::Error> {
@@ -66,6 +69,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             "lint" => lint(&mut parser),
             "fuzz" => fuzz(&mut parser),
             "vm" => vm(&mut parser),
+            "package" => package(&mut parser),
             other => Err(format!("no such command: {other}").into()),
         },
         Some(Long("help") | Short('h')) => Ok(Command::Help),
@@ -128,6 +132,14 @@ fn lint(parser: &mut Parser) -> Result<Command, lexopt::Error> {
         }
     }
     Ok(Command::Lint { bless })
+}
+
+fn package(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    match parser.next()? {
+        None => Ok(Command::Package),
+        Some(Long("help") | Short('h')) => Ok(Command::Help),
+        Some(other) => Err(other.unexpected()),
+    }
 }
 
 fn fuzz(parser: &mut Parser) -> Result<Command, lexopt::Error> {

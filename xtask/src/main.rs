@@ -10,6 +10,7 @@
 //! | `fidelity` | the fidelity bench: whether what tracer tells is true |
 //! | `fuzz` | bounded runs of the fuzz targets |
 //! | `vm` | the integration tests on other kernels, in virtual machines |
+//! | `package` | an archive for those who install it |
 //! | `cargo`, `process`, `steps` | helpers: cargo's artifacts, commands, timing |
 //!
 //! A new command is a variant of [`cli::Command`], a line in [`cli::USAGE`], and a module with a `run`.
@@ -20,6 +21,7 @@ mod demo;
 mod fidelity;
 mod fuzz;
 mod lint;
+mod package;
 mod process;
 mod setup;
 mod steps;
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Fidelity { arguments } => fidelity::run(&arguments),
         Command::Test(options) => test::run(&options),
         Command::Lint { bless } => lint::run(bless),
+        Command::Package => package::run(),
         Command::Vm(options) => vm::run(&options),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
     };

@@ -75,7 +75,7 @@ const IN_PART: [(&str, &[&str]); 2] = [("captures", &["ipip"]), ("ending", &["ki
 const TWO_NODES: &str = "two_nodes";
 /// Test programs about the command line, and about packet rates that an emulated processor does not reach: they run on
 /// this machine (`cargo xtask test`), and in the machines when they are named.
-const SAME_ON_EVERY_KERNEL: [&str; 2] = ["bad_input", "flood"];
+const SAME_ON_EVERY_KERNEL: [&str; 4] = ["bad_input", "flood", "json", "wireshark"];
 /// The programs that the tests run.
 const PROGRAMS: [&str; 2] = ["tracer", "tracer-lab"];
 /// Crates whose tests run in the machines, and which of their test programs if not all.
