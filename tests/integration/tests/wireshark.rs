@@ -1,14 +1,16 @@
-//! What other programs make of a capture: tshark reads it without complaint and shows what tracer knows; a pipe shows
-//! packets while they come; what cannot be kept is counted where such programs look.
+//! Other programs. What people took with tcpdump is joined. Captures of ours tshark reads without complaint, and shows what
+//! tracer knows; a pipe shows packets while they come; what cannot be kept is counted where such programs look.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use tracer_integration::{CaptureFile, Report, Tracer, attach, lab, program, wait_until};
+use tracer_integration::{
+    CaptureFile, Report, Tracer, Trajectory, Verdict, attach, lab, program, run_to_its_end, wait_until,
+};
 use tracer_lab::{Flood, Lab, Topology};
 
 const FOLLOWED: [&str; 4] = ["--pod", "curl", "--to", "httpbin"];
@@ -143,6 +145,95 @@ fn at_a_hundred_thousand_packets_a_second_every_packet_is_in_the_file_or_counted
 fn figures(report: &Report, line: &str) -> Vec<u64> {
     let line = report.stdout.iter().find(|found| found.starts_with(line)).unwrap();
     line.split([' ', ';', ',']).filter_map(|word| word.parse().ok()).collect()
+}
+
+/// The trajectories that `tracer read -o json` told.
+fn trajectories(output: &Output) -> Vec<Trajectory> {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| line.contains("\"tracer.trajectory/v1\""))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// Walk 2 of a platform engineer: tcpdump by hand on every device on the way, here joined.
+#[test]
+fn captures_that_people_took_by_hand_are_joined() {
+    let lab = lab(Topology::RoutedVxlan).unwrap();
+    let tracer = Tracer::new(&lab).unwrap();
+    let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
+    let directory = tempfile::tempdir().unwrap();
+    let nodes = ["telekom-xwkb3", "telekom-xwkb8"].map(|name| lab.node(name));
+    let taps = [
+        ("telekom-xwkb3/default/curl", curl.netns().clone(), "eth0"),
+        ("telekom-xwkb3", nodes[0].netns().clone(), curl.host_device()),
+        ("telekom-xwkb3", nodes[0].netns().clone(), "vxlan.calico"),
+        ("telekom-xwkb3", nodes[0].netns().clone(), "eth0"),
+        ("telekom-xwkb8", nodes[1].netns().clone(), "eth0"),
+        ("telekom-xwkb8", nodes[1].netns().clone(), "vxlan.calico"),
+        ("telekom-xwkb8", nodes[1].netns().clone(), httpbin.host_device()),
+        ("telekom-xwkb8/default/httpbin", httpbin.netns().clone(), "eth0"),
+    ];
+    let mut files = Vec::new();
+    let mut dumps = Vec::new();
+    for (number, (place, netns, device)) in taps.iter().enumerate() {
+        let file = directory.path().join(format!("{number}.pcap"));
+        let mut command = netns.command("tcpdump");
+        command
+            .args(["-p", "-n", "--immediate-mode", "-s", "128", "-i", device, "-w"])
+            .arg(&file)
+            .stderr(Stdio::piped());
+        dumps.push(Dump::start(&mut command));
+        files.push(format!("{place}/{device}={}", file.display()));
+    }
+    let web = httpbin.serve_http(80).unwrap();
+    assert_eq!(curl.ping(httpbin.ipv4().into(), 3).unwrap().received, 3);
+    let url = format!("http://{}/bytes/40", SocketAddr::new(httpbin.ipv4().into(), 80));
+    assert_eq!(curl.curl(&url).unwrap().body.len(), 40);
+    drop(web);
+    for dump in dumps {
+        dump.stop();
+    }
+
+    let mut command = Command::new(program().unwrap());
+    command.arg("read").args(&files).arg("--inventory").arg(tracer.inventory());
+    command.args(["-o", "json", "--packets", "--filter", "host 10.244.0.153 and host 10.244.1.246"]);
+    let output = run_to_its_end(command.stdin(Stdio::null())).unwrap();
+    let told = trajectories(&output);
+
+    assert!(told.len() >= 6 + 8, "{output:?}");
+    for told in &told {
+        assert_eq!((told.hops.len(), told.verdict), (8, Verdict::Delivered), "{told}");
+        assert_eq!(told.hops[3].encapsulation.len(), 1, "{told}");
+        assert_eq!(told.hops[3].place(), told.hops[2].place());
+        assert_ne!(told.hops[4].place(), told.hops[3].place());
+    }
+}
+
+/// A running tcpdump.
+struct Dump {
+    child: Child,
+}
+
+impl Dump {
+    /// It captures when this returns.
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut lines = stderr.lines();
+        let listening = lines.find(|line| line.as_ref().unwrap().contains("listening on"));
+        assert!(listening.is_some(), "tcpdump ended");
+        // What it says later goes nowhere, but it must not be stopped by that.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child }
+    }
+
+    fn stop(mut self) {
+        use rustix::process::{Pid, Signal, kill_process};
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
 }
 
 #[test]

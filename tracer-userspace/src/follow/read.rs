@@ -155,7 +155,8 @@ impl Reading {
     }
 
     fn finish(mut self, sources: &[Source]) -> Result<(), Failure> {
-        // What had no second hop within the time that is waited is judged as it would have been.
+        self.joining.tell_finished(self.now_ns, self.now_ns, &Default::default)?;
+        // What waits for another hop is judged as if the captures had gone on: they have not seen it.
         let end_ns = self.now_ns.saturating_add(Duration::from_secs(3600).as_nanos() as u64);
         self.joining.tell_finished(end_ns, end_ns, &Default::default)?;
         let account = Account {
