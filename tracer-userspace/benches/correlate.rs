@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rustix::time::{ClockId as ThreadClock, clock_gettime};
+use tracer::expression::Expression;
 use tracer::trajectory::correlate::{Correlator, CorrelatorConfig};
 use tracer::trajectory::model::{
     ClockId, DeviceRole, Direction, Directory, Encapsulation, ObservationPoint, Owner, Packet, PodRef,
@@ -251,5 +252,21 @@ fn join(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, join);
+/// What `--filter` costs at each hop.
+fn choose(criterion: &mut Criterion) {
+    let words = ["tcp port 80 and not host 10.0.0.1 and tcp[tcpflags] & (tcp-syn|tcp-fin) = 0".to_owned()];
+    let expression = Expression::parse(&words).ok().flatten();
+    let traffic = Traffic::new();
+    let packets: Vec<_> = traffic.sightings.iter().map(|sighting| &sighting.packet).collect();
+    let mut group = criterion.benchmark_group("filter");
+    group.throughput(Throughput::Elements(packets.len() as u64));
+    group.bench_function("an expression of four conditions", |bencher| {
+        bencher.iter(|| {
+            packets.iter().filter(|packet| expression.as_ref().is_some_and(|all| all.holds(packet))).count()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, join, choose);
 criterion_main!(benches);
