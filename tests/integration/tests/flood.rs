@@ -143,7 +143,7 @@ fn a_ring_of_a_page_loses_records_and_says_so() {
 
 #[test]
 fn a_small_ring_loses_records_and_says_so() {
-    a_ring_that_overflows("65536");
+    a_ring_that_overflows("32768");
 }
 
 #[test]
