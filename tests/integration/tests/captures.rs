@@ -1,7 +1,8 @@
 //! `tracer capture` and `tracer read`: what is in a file is what was on the devices, and what it tells is what was told.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -9,8 +10,10 @@ use std::process::{Command, Output, Stdio};
 use tracer_integration::{
     CaptureFile, FilePacket, Report, Tracer, Trajectory, Verdict, lab, program, run_to_its_end,
 };
-use tracer_lab::{Captured, CapturedPacket, Direction, Lab, Topology};
+use tracer_lab::{Captured, CapturedPacket, Direction, Lab, RecordType, Topology};
 
+/// The name that the lab's DNS is asked for.
+const NAME: &str = "kube-dns.kube-system.svc.cluster.local";
 const MARK: &str = "PAYLOAD-THAT-NOBODY-ASKED-FOR";
 
 /// Pings, a request with payload and its answer, and datagrams from curl to httpbin.
@@ -263,12 +266,102 @@ fn what_is_no_capture_or_a_damaged_one_is_said_and_what_was_whole_is_told() {
     }
 }
 
+/// A Service by its name, from a pod: DNS first, then the Service at the pod and its endpoint behind the translation.
+fn assert_shows_dns_the_service_and_its_endpoint(topology: Topology, behind: &str) {
+    let lab = lab(topology).unwrap();
+    let (curl, httpbin, coredns) = (lab.pod("curl"), lab.pod("httpbin"), lab.pod("coredns"));
+    let (dns_service, web_service) = (lab.service("kube-dns"), lab.service("httpbin"));
+    let _dns = coredns.serve_dns(53, lab.dns_records()).unwrap();
+    let _web = httpbin.serve_http(80).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("all.pcapng");
+    let capture = Tracer::new(&lab).unwrap().capture(&path, &["--pod", "curl"]).unwrap();
+
+    let server = SocketAddr::new(dns_service.cluster_ipv4.into(), 53);
+    assert_eq!(curl.dns_query(server, NAME, RecordType::A).unwrap().len(), 1);
+    let url = format!("http://{}/bytes/40", SocketAddr::new(web_service.cluster_ipv4.into(), 8000));
+    assert_eq!(curl.curl(&url).unwrap().body.len(), 40);
+
+    assert!(capture.stop().unwrap().exit.success());
+    let file = CaptureFile::read(&path).unwrap();
+    let at = |device: &str, from: Ipv4Addr, to: Ipv4Addr| {
+        let pair = [from.octets(), to.octets()].concat();
+        let fits = |packet: &&FilePacket| {
+            packet.interface.contains(device) && packet.bytes.windows(8).any(|window| window == pair)
+        };
+        file.packets.iter().find(fits).map(|packet| packet.time_ns)
+    };
+    let from_curl = |device: &str, to: Ipv4Addr| at(device, curl.ipv4(), to);
+    for (service, pod) in [(&dns_service, &coredns), (&web_service, &httpbin)] {
+        let asked = from_curl("/curl/eth0/egress", service.cluster_ipv4).unwrap();
+        let translated = from_curl(behind, pod.ipv4()).unwrap();
+        assert!(asked < translated, "the Service at the pod, the endpoint behind the translation");
+        assert_eq!(from_curl(behind, service.cluster_ipv4), None, "the Service does not leave the node");
+        assert_eq!(from_curl("/curl/eth0/egress", pod.ipv4()), None, "the pod knows the Service alone");
+        assert!(
+            at("/curl/eth0/ingress", service.cluster_ipv4, curl.ipv4()).is_some(),
+            "and is answered by it"
+        );
+    }
+    let first = |to| from_curl("/curl/eth0/egress", to).unwrap();
+    assert!(first(dns_service.cluster_ipv4) < first(web_service.cluster_ipv4), "DNS comes first");
+}
+
+#[test]
+fn a_request_to_a_service_shows_dns_the_service_and_its_endpoint() {
+    assert_shows_dns_the_service_and_its_endpoint(Topology::RoutedVxlan, "/vxlan.calico/egress");
+}
+
+#[test]
+fn a_request_to_a_service_over_ipip_shows_dns_the_service_and_its_endpoint() {
+    if can_build_ipip() {
+        assert_shows_dns_the_service_and_its_endpoint(Topology::CalicoIpip, "/tunl0/egress");
+    }
+}
+
+#[test]
+fn streams_of_several_machines_become_one_capture() {
+    let lab = lab(Topology::RoutedVxlan).unwrap();
+    let tracer = Tracer::new(&lab).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let streams = ["telekom-xwkb3", "telekom-xwkb8"].map(|node| (node, directory.path().join(node)));
+    let observers = streams.each_ref().map(|(node, path)| {
+        let arguments = ["--pod", "curl", "--to", "httpbin", "--node", node, "--snaplen", "headers"];
+        tracer.observe(&arguments, File::create(path).unwrap()).unwrap()
+    });
+    talk(&lab);
+    for observe in observers {
+        observe.stop().unwrap();
+    }
+
+    let path = directory.path().join("all.pcapng");
+    let mut command = Command::new(program().unwrap());
+    command.args(["capture", "--pod", "curl", "--to", "httpbin", "--inventory"]).arg(tracer.inventory());
+    for (_, stream) in &streams {
+        command.arg("--from").arg(stream);
+    }
+    let output = run_to_its_end(command.arg("--write").arg(&path).stdin(Stdio::null())).unwrap();
+
+    assert!(output.status.success(), "{output:?}");
+    let file = CaptureFile::read(&path).unwrap();
+    let interfaces: BTreeSet<_> = file.packets.iter().map(|packet| packet.interface.as_str()).collect();
+    assert_eq!(interfaces.len(), 16, "{interfaces:?}");
+    assert!(file.packets.iter().all(|packet| packet.comment.ends_with("delivered")));
+    assert_eq!(file.packets.len() % 8, 0, "each at eight points");
+}
+
+/// Where the kernel has no such devices, the lab says so.
+fn can_build_ipip() -> bool {
+    let Some(lacking) = Topology::CalicoIpip.lacking().unwrap() else { return true };
+    let error = format!("{:#}", Lab::build(Topology::CalicoIpip).err().unwrap());
+    assert!(error.ends_with(&lacking), "{error}");
+    false
+}
+
 /// Calico's tunnel has no Ethernet header: one capture has interfaces of both kinds.
 #[test]
 fn a_capture_of_ipip_has_raw_packets_at_the_tunnel_and_frames_elsewhere() {
-    if let Some(lacking) = Topology::CalicoIpip.lacking().unwrap() {
-        let error = format!("{:#}", Lab::build(Topology::CalicoIpip).err().unwrap());
-        assert!(error.ends_with(&lacking), "{error}");
+    if !can_build_ipip() {
         return;
     }
     let (file, truth) = captured(Topology::CalicoIpip, &["--snaplen", "160"]);

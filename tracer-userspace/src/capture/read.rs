@@ -17,7 +17,9 @@ use super::format::{ENTERPRISE, Kind, message, record_of};
 use crate::agent::decode;
 use crate::follow::event::Event;
 use crate::stream::convert;
-use crate::trajectory::model::{ClockId, Directory, DropSighting, ObservationPoint, PointId, Sighting};
+use crate::trajectory::model::{
+    ClockId, Direction, Directory, DropSighting, ObservationPoint, PodRef, PointId, Sighting,
+};
 
 /// Most points of all files.
 const MAX_POINTS: usize = 1 << 16;
@@ -71,7 +73,19 @@ impl Skipped {
 #[derive(Debug, Default)]
 pub struct Book {
     points: Vec<Arc<ObservationPoint>>,
+    by_hook: HashMap<Hook, PointId>,
     clocks: HashMap<String, ClockId>,
+}
+
+/// What makes a point the same in two files of one run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Hook {
+    node: Arc<str>,
+    clock: ClockId,
+    pod: Option<Arc<PodRef>>,
+    device: Arc<str>,
+    ifindex: u32,
+    direction: Direction,
 }
 
 impl Book {
@@ -81,10 +95,17 @@ impl Book {
         *self.clocks.entry(name.to_owned()).or_insert(next)
     }
 
-    /// The point that is like this one but for its number, and whether it is new; `None` if there are too many.
+    /// The point at the same hook, and whether it is new; `None` if there are too many.
     pub fn point(&mut self, point: ObservationPoint) -> Option<(Arc<ObservationPoint>, bool)> {
-        let known =
-            self.points.iter().find(|known| ObservationPoint { id: point.id, ..(***known).clone() } == point);
+        let hook = Hook {
+            node: Arc::clone(&point.node),
+            clock: point.clock,
+            pod: point.pod.clone(),
+            device: Arc::clone(&point.device),
+            ifindex: point.ifindex,
+            direction: point.direction,
+        };
+        let known = self.by_hook.get(&hook).and_then(|id| self.points.get(id.0 as usize));
         if let Some(known) = known {
             return Some((Arc::clone(known), false));
         }
@@ -94,6 +115,7 @@ impl Book {
         let id = PointId(u32::try_from(self.points.len()).ok()?);
         let point = Arc::new(ObservationPoint { id, ..point });
         self.points.push(Arc::clone(&point));
+        self.by_hook.insert(hook, id);
         Some((point, true))
     }
 

@@ -298,6 +298,12 @@ impl Teller {
                 .and_then(|()| capture.finish(wall_ns(), &account.lost_at_points, &self.wall_clocks))
                 .map_err(capture_failure)?;
             writeln!(self.out, "{} packets captured", capture.packets())?;
+            if capture.packets() == 0 && self.told > 0 {
+                notice(
+                    "warning: packets were seen and none has its bytes: give the `tracer observe` of each stream \
+                     --snaplen headers",
+                );
+            }
         }
         if self.unwanted > 0 {
             notice(&format!("note: of {} packets the filter does not hold", self.unwanted));
