@@ -2,10 +2,14 @@
 //! the lab names what is lacking, and an independent tool agrees that it is. They need root.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
-use tracer_lab::{KubeProxy, Lab, RecordType, Topology};
+use tracer_lab::{KubeProxy, Lab, Pod, RecordType, Topology};
+
+/// When to give up waiting for a pod to answer.
+const REACHABLE: Duration = Duration::from_secs(60);
 
 /// The lab, or nothing if the kernel has no devices of `kind` and says so to `ip` as well.
 fn build(topology: Topology, kind: &str, named: &str) -> Option<Lab> {
@@ -42,6 +46,7 @@ fn assert_everything_goes_through(lab: &Lab) {
     for name in ["httpbin", "httpbin-local"] {
         let (server, service) = (lab.pod(name), lab.service(name));
         let _web = server.serve_http(80).unwrap();
+        server.ips().into_iter().for_each(|ip| wait_until_reachable(&curl, ip));
         let bare = server.ips().map(|ip| SocketAddr::new(ip, 80));
         let by_service = service.cluster_ips().map(|ip| SocketAddr::new(ip, 8000));
         for address in bare.into_iter().chain(by_service) {
@@ -55,6 +60,18 @@ fn assert_everything_goes_through(lab: &Lab) {
     for ip in lab.service("kube-dns").cluster_ips() {
         let name = "kube-dns.kube-system.svc.cluster.local";
         assert_eq!(curl.dns_query(SocketAddr::new(ip, 53), name, RecordType::A).unwrap().len(), 1);
+    }
+}
+
+/// In an emulated machine the first look for neighbours may take longer than the kernel waits for it.
+fn wait_until_reachable(curl: &Pod, ip: IpAddr) {
+    let started = Instant::now();
+    loop {
+        let answered = curl.ping(ip, 1);
+        if answered.as_ref().is_ok_and(|answered| answered.received == 1) {
+            return;
+        }
+        assert!(started.elapsed() < REACHABLE, "{ip} does not answer: {answered:?}");
     }
 }
 
