@@ -58,12 +58,6 @@ pub enum NoPacket {
     UnknownLink,
 }
 
-/// Whether packets of a link type can be looked into.
-#[must_use]
-pub const fn is_known(link_type: u16) -> bool {
-    matches!(link_type, ETHERNET | RAW | RAW_OF_LINUX | IPV4 | IPV6 | COOKED | COOKED_2)
-}
-
 /// Takes off what the capture has put before a packet.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The reader. It trusts no length: what it keeps in memory is bounded by [`MAX_PACKET`] and [`MAX_BLOCK`], and each read
+//! The reader. It trusts no length: what it keeps in memory is bounded by the constants here, and each read
 //! of a packet consumes bytes, so it ends with its input.
 //!
 //! | module | holds |
@@ -25,8 +25,10 @@ use self::ng::Ng;
 pub const MAX_PACKET: u32 = 1 << 20;
 /// Most bytes of a pcapng block that is looked into; others are skipped without being kept.
 pub const MAX_BLOCK: u32 = MAX_PACKET + (1 << 18);
-/// Most interfaces of a pcapng section.
-pub const MAX_INTERFACES: usize = 4096;
+/// Most interfaces of a file, those of all its sections.
+pub const MAX_INTERFACES: usize = 1 << 16;
+/// Most options of their writer's own that are kept of an interface or packet.
+pub const MAX_CUSTOM: usize = 4;
 
 /// Why there are no further packets.
 #[derive(Debug, thiserror::Error)]

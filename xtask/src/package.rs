@@ -48,11 +48,12 @@ pub(crate) fn run() -> Result<()> {
     for document in ["README.md", "ARCHITECTURE.md"] {
         copy(&root.join(document), &tree.join(DOCUMENTS).join(document))?;
     }
-    let docs = root.join("docs");
-    for entry in fs::read_dir(&docs).context("cannot list docs")? {
-        let path = entry.context("cannot list docs")?.path();
-        if let Some(file) = path.file_name().filter(|_| path.is_file()) {
-            copy(&path, &tree.join(DOCUMENTS).join("docs").join(file))?;
+    for directory in ["docs", "docs/pictures"] {
+        for entry in fs::read_dir(root.join(directory)).context("cannot list documents")? {
+            let path = entry.context("cannot list documents")?.path();
+            if let Some(file) = path.file_name().filter(|_| path.is_file()) {
+                copy(&path, &tree.join(DOCUMENTS).join(directory).join(file))?;
+            }
         }
     }
     let archive = directory.join(format!("{name}.tar.gz"));

@@ -1,9 +1,10 @@
-//! What is in a pcapng file, as the crate pcap-file reads it.
+//! What is in a pcapng file, as the crate pcap-file reads it, and as `tracer read` does.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::process::Output;
 
 use anyhow::{Context as _, Result};
 use pcap_file::DataLink;
@@ -12,6 +13,8 @@ use pcap_file::pcapng::blocks::Block;
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
+
+use crate::told::Trajectory;
 
 /// A file.
 #[derive(Debug, Default)]
@@ -85,4 +88,18 @@ impl CaptureFile {
         }
         Ok(all)
     }
+}
+
+/// The trajectories that `tracer read -o json` told.
+///
+/// # Panics
+/// When it failed, or a line is not as `docs/json.md` says.
+#[must_use]
+pub fn trajectories(output: &Output) -> Vec<Trajectory> {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let of_a_packet = lines.lines().filter(|line| line.contains("\"tracer.trajectory/v1\""));
+    of_a_packet
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
 }

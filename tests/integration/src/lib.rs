@@ -19,7 +19,7 @@ mod told;
 mod tracer;
 mod truth;
 
-pub use crate::capture::{CaptureFile, FilePacket};
+pub use crate::capture::{CaptureFile, FilePacket, trajectories};
 pub use crate::follow::{Follow, Report};
 pub use crate::observe::{Observe, fifo};
 pub use crate::points::{

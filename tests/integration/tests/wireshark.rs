@@ -5,11 +5,11 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tracer_integration::{
-    CaptureFile, Report, Tracer, Trajectory, Verdict, attach, lab, program, run_to_its_end, wait_until,
+    CaptureFile, Report, Tracer, Verdict, attach, lab, program, run_to_its_end, trajectories, wait_until,
 };
 use tracer_lab::{Flood, Lab, Topology};
 
@@ -145,16 +145,6 @@ fn at_a_hundred_thousand_packets_a_second_every_packet_is_in_the_file_or_counted
 fn figures(report: &Report, line: &str) -> Vec<u64> {
     let line = report.stdout.iter().find(|found| found.starts_with(line)).unwrap();
     line.split([' ', ';', ',']).filter_map(|word| word.parse().ok()).collect()
-}
-
-/// The trajectories that `tracer read -o json` told.
-fn trajectories(output: &Output) -> Vec<Trajectory> {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter(|line| line.contains("\"tracer.trajectory/v1\""))
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
 }
 
 /// Walk 2 of a platform engineer: tcpdump by hand on every device on the way, here joined.

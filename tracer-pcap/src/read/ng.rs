@@ -5,7 +5,9 @@ use std::io::Read;
 
 use super::input::{Input, Order};
 use super::options::{COMMENT, custom, options, text};
-use super::{Custom, Interface, Item, MAX_BLOCK, MAX_INTERFACES, MAX_PACKET, Packet, ReadError, Way};
+use super::{
+    Custom, Interface, Item, MAX_BLOCK, MAX_CUSTOM, MAX_INTERFACES, MAX_PACKET, Packet, ReadError, Way,
+};
 
 /// The first bytes of a pcapng file, the same in both byte orders.
 pub(super) const SECTION_HEADER: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
@@ -192,7 +194,7 @@ impl Ng {
     }
 
     fn add_interface(&mut self, at: u64) -> Result<Option<Option<Item>>, ReadError> {
-        if self.interfaces.len() - self.section >= MAX_INTERFACES {
+        if self.interfaces.len() >= MAX_INTERFACES {
             return Err(ReadError::Damaged { at, what: format!("more than {MAX_INTERFACES} interfaces") });
         }
         let (Some(link_type), Some(snaplen)) =
@@ -214,7 +216,10 @@ impl Ng {
                     let Some(offset) = self.order.u64_at(value, 0) else { return Ok(None) };
                     clock.offset_s = offset.cast_signed();
                 }
-                (code, value) => interface.custom.extend(custom(self.order, code, value)),
+                (code, value) if interface.custom.len() < MAX_CUSTOM => {
+                    interface.custom.extend(custom(self.order, code, value));
+                }
+                _ => {}
             }
         }
         self.interfaces.push(interface);
@@ -285,7 +290,10 @@ impl Ng {
                         _ => None,
                     };
                 }
-                code => packet.custom.extend(custom(self.order, code, value)),
+                code if packet.custom.len() < MAX_CUSTOM => {
+                    packet.custom.extend(custom(self.order, code, value));
+                }
+                _ => {}
             }
         }
         Some(Some(Item::Packet))

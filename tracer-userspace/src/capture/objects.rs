@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::inventory::{Inventory, ServiceEntry};
 use crate::trajectory::model::{Directory as _, Owner, PodRef, ServiceRef, Trajectory};
 
+/// Most endpoints of one object, as Kubernetes has it by default: what is written at once must not be too long.
+const ENDPOINTS: usize = 100;
+
 /// What a file has not been told yet.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct News {
@@ -117,29 +120,28 @@ impl Objects {
         news.objects.push(service_object(entry));
         for (number, slice) in inventory.slices(service).enumerate() {
             for is_v4 in [true, false] {
+                let family = if is_v4 { "IPv4" } else { "IPv6" };
                 let addresses: Vec<_> =
                     slice.addresses.iter().filter(|address| address.is_ipv4() == is_v4).collect();
-                if addresses.is_empty() {
-                    continue;
-                }
-                let family = if is_v4 { "IPv4" } else { "IPv6" };
                 let ports: Vec<_> = slice
                     .ports
                     .iter()
                     .map(|port| json!({ "name": port.name, "protocol": protocol(port.protocol), "port": port.port }))
                     .collect();
-                news.objects.push(json!({
+                for (part, part_of_them) in addresses.chunks(ENDPOINTS).enumerate() {
+                    news.objects.push(json!({
                     "kind": "EndpointSlice",
                     "apiVersion": "discovery.k8s.io/v1",
                     "metadata": {
                         "namespace": namespace,
-                        "name": format!("{name}-{number}-{}", family.to_lowercase()),
+                        "name": format!("{name}-{number}-{}-{part}", family.to_lowercase()),
                         "labels": { "kubernetes.io/service-name": name },
                     },
                     "addressType": family,
-                    "endpoints": addresses.iter().map(|address| json!({ "addresses": [address] })).collect::<Vec<_>>(),
+                    "endpoints": part_of_them.iter().map(|address| json!({ "addresses": [address] })).collect::<Vec<_>>(),
                     "ports": ports,
                 }));
+                }
             }
         }
     }
@@ -176,5 +178,41 @@ const fn protocol(number: u8) -> &'static str {
         17 => "UDP",
         132 => "SCTP",
         _ => "TCP",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::follow::site::Names;
+
+    #[test]
+    fn a_service_with_many_endpoints_is_told_in_parts_that_are_read_as_one() {
+        let addresses: Vec<_> =
+            (0..250).map(|number| format!("10.244.{}.{}", number / 200, number % 200 + 1)).collect();
+        let endpoints: Vec<_> = addresses.iter().map(|address| json!({ "addresses": [address] })).collect();
+        let cluster = json!({ "kind": "List", "apiVersion": "v1", "items": [
+            { "kind": "Service", "apiVersion": "v1", "metadata": { "namespace": "default", "name": "web" },
+              "spec": { "clusterIP": "10.96.0.23", "ports": [{ "name": "http", "port": 80 }] } },
+            { "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": "IPv4",
+              "metadata": { "namespace": "default", "name": "web-1", "labels": { "kubernetes.io/service-name": "web" } },
+              "endpoints": endpoints, "ports": [{ "name": "http", "port": 8080 }] },
+        ] });
+        let names = Names::none();
+        names.add(&cluster.to_string(), 0).unwrap();
+        let service = ServiceRef { namespace: "default".to_owned(), name: "web".to_owned() };
+
+        let mut news = News::default();
+        names.with(|inventory| Objects::default().learn_service(inventory, &service, &mut news));
+
+        assert_eq!(news.objects.len(), 1 + 3);
+        let again = Names::none();
+        let list = json!({ "kind": "List", "apiVersion": "v1", "items": news.objects });
+        again.add(&list.to_string(), 0).unwrap();
+        let from = ("10.96.0.23".parse().unwrap(), 80);
+        for address in addresses {
+            let to = (address.parse().unwrap(), 8080);
+            assert!(again.with(|inventory| inventory.is_service_translation(6, from, to)), "{address}");
+        }
     }
 }

@@ -1,9 +1,6 @@
 //! What is written is read again as it was; what others wrote is understood; what makes no sense is said to.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tracer_common::record::{HOP_RECORD_SIZE, HopRecord};
@@ -363,22 +360,4 @@ fn a_new_file_begins_with_all_that_it_needs() {
         );
         assert_eq!(skipped.unusable(), 0);
     }
-}
-
-#[test]
-fn a_reader_that_is_gone_is_a_broken_pipe() {
-    #[derive(Clone, Default)]
-    struct Closed(Rc<RefCell<u64>>);
-    impl Write for Closed {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            *self.0.borrow_mut() += 1;
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let out = super::files::Counted::new(Box::new(Closed::default()));
-    let mut writer = PcapngWriter::begin(out, "x", "").unwrap();
-    assert_eq!(writer.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
 }

@@ -33,7 +33,7 @@ use crate::trajectory::model::{
 pub const HOLD_NS: u64 = 500_000_000;
 /// Packets of which is remembered that they were written.
 const REMEMBERED: usize = 1 << 17;
-/// Most bytes of objects in one note, of which there is room for twice as many.
+/// Most bytes of objects in one note, unless one alone has more; there is room for twice as many.
 const OBJECTS_BYTES: usize = 24 << 10;
 
 /// See the module. Times in nanoseconds, those of the wall clock since 1970.
@@ -347,12 +347,13 @@ impl CaptureWriter {
         let mut objects = Vec::new();
         let mut bytes = 0;
         for object in &news.objects {
-            bytes += object.to_string().len();
-            objects.push(object);
-            if bytes >= OBJECTS_BYTES {
+            let more = object.to_string().len();
+            if bytes + more > OBJECTS_BYTES {
                 self.write_objects(&std::mem::take(&mut objects))?;
                 bytes = 0;
             }
+            bytes += more;
+            objects.push(object);
         }
         self.write_objects(&objects)?;
         if news.names.is_empty() {
@@ -409,15 +410,15 @@ impl CaptureWriter {
         let mut interfaces: Vec<_> =
             self.interfaces.iter().map(|(id, interface)| (*id, *interface)).collect();
         interfaces.sort_by_key(|(_, interface)| interface.number);
-        let known: u64 = lost.values().sum();
         for (id, interface) in interfaces {
             let dropped = lost.get(&id).copied().unwrap_or_default().saturating_sub(interface.lost_before);
             let mut comment = String::new();
             if let Some((point, _)) = self.points.get(&id) {
+                let known = self.known_losses(point.clock, lost);
                 let of_node = self.lost.get(&point.node).copied().unwrap_or_default();
                 if of_node > known {
                     comment = format!(
-                        "{of_node} records of node {} were lost in all; of {} it is not known at which interface. ",
+                        "{of_node} records of node {}'s machine were lost in all; of {} it is not known at which interface. ",
                         point.node,
                         of_node - known
                     );
@@ -433,6 +434,12 @@ impl CaptureWriter {
             )?;
         }
         self.writer.flush()
+    }
+
+    /// Records lost on a machine of which it is known at which point.
+    fn known_losses(&self, clock: ClockId, lost: &BTreeMap<PointId, u64>) -> u64 {
+        let is_there = |id: &PointId| self.points.get(id).is_some_and(|(point, _)| point.clock == clock);
+        lost.iter().filter(|(id, _)| is_there(id)).map(|(_, records)| records).sum()
     }
 
     fn next_file(&mut self, now_ns: u64, lost: &BTreeMap<PointId, u64>) -> io::Result<()> {

@@ -3,8 +3,10 @@
 //! All files are read together, in the order of their packets' times, and that is the time that passes: a packet's hops
 //! are waited for as long as the clocks of the captures may be apart.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::Event;
@@ -18,7 +20,7 @@ use crate::capture::foreign::Place;
 use crate::capture::read::{Book, CaptureFile, Found, Skipped};
 use crate::cli::ReadArgs;
 use crate::trajectory::correlate::CorrelatorConfig;
-use crate::trajectory::model::Sighting;
+use crate::trajectory::model::{ClockId, Sighting};
 
 /// Bytes that are read at once.
 const BUFFER: usize = 256 << 10;
@@ -44,7 +46,7 @@ pub fn run(args: &ReadArgs) -> Result<(), Failure> {
         joining,
         now_ns: 0,
         told_ns: 0,
-        lost: 0,
+        lost: BTreeMap::new(),
     };
     reading.read_all(&mut sources)?;
     reading.finish(&sources)
@@ -59,8 +61,8 @@ struct Reading {
     /// The latest time of a packet so far, wall clock, nanoseconds since 1970.
     now_ns: u64,
     told_ns: u64,
-    /// Records that the files say were lost.
-    lost: u64,
+    /// Records that the files say were lost, by node.
+    lost: BTreeMap<Arc<str>, u64>,
 }
 
 /// One file.
@@ -136,8 +138,9 @@ impl Reading {
     fn take(&mut self, found: Found) {
         match found {
             Found::Event(event) => {
-                if let Event::Lost { records, .. } = &event {
-                    self.lost = self.lost.saturating_add(*records);
+                if let Event::Lost { node, records } = &event {
+                    let lost = self.lost.entry(Arc::clone(node)).or_default();
+                    *lost = lost.saturating_add(*records);
                 }
                 self.joining.take(event);
             }
@@ -154,6 +157,17 @@ impl Reading {
         }
     }
 
+    /// All records that were lost. Nodes of one clock are one machine, whose losses are told of each of them.
+    fn lost(&self) -> u64 {
+        let mut by_clock: BTreeMap<Option<ClockId>, u64> = BTreeMap::new();
+        for (node, records) in &self.lost {
+            let point = self.book.points().iter().find(|point| point.node == *node);
+            let lost = by_clock.entry(point.map(|point| point.clock)).or_default();
+            *lost = (*lost).max(*records);
+        }
+        by_clock.values().fold(0, |sum, lost| sum.saturating_add(*lost))
+    }
+
     fn finish(mut self, sources: &[Source]) -> Result<(), Failure> {
         self.joining.tell_finished(self.now_ns, self.now_ns, &Default::default)?;
         // What waits for another hop is judged as if the captures had gone on: they have not seen it.
@@ -162,7 +176,7 @@ impl Reading {
         let account = Account {
             selection: None,
             outcomes: Outcomes::default(),
-            losses: Losses { ring_full: self.lost, ..Losses::default() },
+            losses: Losses { ring_full: self.lost(), ..Losses::default() },
             lost_at_points: Default::default(),
             points: self.book.points(),
             streams: Vec::new(),
