@@ -2,9 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use tracer_integration::{Trajectory, Watch, lab};
-use tracer_lab::Topology;
+use tracer_integration::{Report, Tracer, Trajectory, Verdict, Watch, lab};
+use tracer_lab::{Lab, Topology};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn tcp(told: &[Trajectory]) -> impl Iterator<Item = &Trajectory> {
+    told.iter().filter(|told| told.protocol == "tcp")
+}
 
 fn places(told: &Trajectory) -> Vec<(String, &str)> {
     told.hops.iter().map(|hop| (hop.place(), hop.direction.as_str())).collect()
@@ -37,6 +44,53 @@ fn a_pod_that_calls_its_own_service_is_joined_through_both_rewrites() {
         let (first, last) = (&told.hops[0], &told.hops[3]);
         assert!(first.src != last.src && first.dst != last.dst, "{told}");
     }
+}
+
+#[test]
+fn a_pod_that_is_called_by_its_service_is_followed_under_the_services_address_too() {
+    let lab = lab(Topology::RoutedVxlan).unwrap();
+    let service = lab.service("httpbin").cluster_ipv4;
+    for selection in [
+        &["--pod", "curl", "--to", "httpbin"][..],
+        &["--pod", "curl", "--to", "httpbin", "--port", "80"],
+        &["--pod", "httpbin", "--to", "curl"],
+        &["--pod", "httpbin"],
+    ] {
+        let report = call_by_service(&lab, selection);
+
+        for told in tcp(&report.trajectories) {
+            assert_ne!(told.verdict, Verdict::Lost, "{selection:?}: {told}");
+            if selection.len() == 2 {
+                // Whoever the peer is: its own devices are not observed, so nobody can say whether it got the packet.
+                continue;
+            }
+            let is_there = told.src.ip == lab.pod("curl").ipv4();
+            let outside = if is_there { told.hops.first() } else { told.hops.last() }.unwrap();
+            let as_the_client_knows_it = if is_there { outside.dst.ip } else { outside.src.ip };
+            assert_eq!(as_the_client_knows_it, service, "{selection:?}: {told}");
+            assert!(told.is_complete(), "{selection:?}: {told}");
+        }
+    }
+}
+
+/// What is told while curl gets a page from httpbin by its Service. Where a port is asked for, it also gets one from the
+/// port of the pod that has the number of the Service's, which nobody asked for.
+fn call_by_service(lab: &Lab, selection: &[&str]) -> Report {
+    let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
+    let web = httpbin.serve_http(80).unwrap();
+    let other = httpbin.serve_http(8000).unwrap();
+    let tracer = Tracer::new(lab).unwrap();
+    let follow = tracer.follow(selection).unwrap();
+    let by_service = SocketAddr::new(lab.service("httpbin").cluster_ipv4.into(), 8000);
+    assert_eq!(curl.curl(&format!("http://{by_service}/bytes/100")).unwrap().body.len(), 100);
+    if selection.contains(&"--port") {
+        let directly = SocketAddr::new(httpbin.ipv4().into(), 8000);
+        assert_eq!(curl.curl(&format!("http://{directly}/bytes/100")).unwrap().body.len(), 100);
+    }
+    drop((web, other));
+    // Handshake, request, answer and end, each packet with what it is acknowledged by.
+    follow.eventually(SOON, "a connection is told", |told| tcp(told).count() >= 8);
+    follow.stop().unwrap()
 }
 
 #[test]

@@ -12,10 +12,12 @@ mod error;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod translated;
 
 pub use self::error::SelectError;
 use self::error::{near_names, similar_pods};
 use self::parse::{PortName, Target, parse_pod, parse_port, parse_protocol, parse_target};
+pub use self::translated::Translated;
 
 /// The namespace of kubectl when none is configured.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -45,8 +47,8 @@ pub struct Selection {
     pub pod: Arc<PodRef>,
     /// The followed pod's end.
     pub a: End,
-    /// Addresses that SNAT may put in the place of A's: those of the pod's node.
-    pub aliases: Vec<IpAddr>,
+    /// What NAT puts in their place on a part of the way.
+    pub translated: Translated,
     /// `None`: any peer.
     pub b: Option<End>,
     /// IANA number.
@@ -141,16 +143,17 @@ pub fn select(inventory: &Inventory, request: &Request) -> Result<Selection, Sel
             Some(end)
         }
     };
-    let aliases = aliases(inventory, pod, b.as_ref());
-    Ok(Selection {
+    let mut selection = Selection {
         pod: Arc::clone(&pod.pod),
         a,
-        aliases,
+        translated: Translated::default(),
         b,
         protocol,
         ports: matched_ports.into_iter().collect(),
         notes,
-    })
+    };
+    selection.translated = Translated::of(inventory, pod, &selection);
+    Ok(selection)
 }
 
 /// Finds a pod by name. Without a namespace it is that of kubectl, "default"; but where the name alone does not
@@ -530,21 +533,4 @@ fn numbers(ports: &[PortName], target: Option<&str>) -> Result<BTreeSet<u16>, Se
             })
         })
         .collect()
-}
-
-/// Addresses that SNAT may put in A's place. Between two pods nothing is translated; without a target they would
-/// select all packets of the node.
-fn aliases(inventory: &Inventory, pod: &PodEntry, b: Option<&End>) -> Vec<IpAddr> {
-    let is_pod = |end: &End| {
-        // hostNetwork endpoints have the node's address, to which pods' traffic is often masqueraded.
-        end.kind == EndKind::Pod && end.addresses.iter().all(|address| inventory.pod_at(*address).is_some())
-    };
-    match b {
-        Some(b) if !is_pod(b) => inventory
-            .node_addresses(&pod.node)
-            .into_iter()
-            .filter(|address| !pod.addresses.contains(address) && !b.addresses.contains(address))
-            .collect(),
-        _ => Vec::new(),
-    }
 }

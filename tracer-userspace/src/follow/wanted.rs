@@ -34,11 +34,12 @@ pub(super) fn pods_of(selection: &Selection) -> impl Iterator<Item = &Arc<PodRef
 
 /// The kernel's filter for a selection.
 pub(super) fn filter_of(selection: &Selection) -> FollowFilter {
+    let Selection { a, b, translated, protocol, ports, .. } = selection;
     FollowFilter {
-        a: selection.a.addresses.iter().chain(&selection.aliases).copied().collect(),
-        b: selection.b.as_ref().map(|end| end.addresses.clone()),
-        protocols: selection.protocol.into_iter().collect(),
-        ports: selection.ports.clone(),
+        a: a.addresses.iter().chain(&translated.a).copied().collect(),
+        b: b.as_ref().map(|end| end.addresses.iter().chain(&translated.b).copied().collect()),
+        protocols: protocol.iter().copied().collect(),
+        ports: ports.iter().chain(&translated.ports).copied().collect(),
     }
 }
 
@@ -47,6 +48,7 @@ pub(super) fn scope_of(selection: &Selection) -> FollowScope {
     FollowScope {
         a: selection.a.addresses.iter().copied().collect(),
         b: selection.b.as_ref().map(|end| end.addresses.iter().copied().collect()),
+        ports: selection.ports.iter().copied().collect(),
         service: selection.b.as_ref().and_then(service_of),
     }
 }

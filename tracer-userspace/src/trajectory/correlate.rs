@@ -48,7 +48,7 @@ use crate::trajectory::correlate::relate::Earlier;
 use crate::trajectory::expect::topology::{Learnt, Topology};
 use crate::trajectory::hash::FastState;
 use crate::trajectory::model::{
-    Directory, ObservationPoint, Packet, PointId, ServiceRef, Sighting, Trajectory,
+    Directory, ObservationPoint, Packet, PointId, Quote, ServiceRef, Sighting, Trajectory,
 };
 
 /// Most packets of equal content that are kept apart at the same time.
@@ -78,13 +78,16 @@ impl Default for CorrelatorConfig {
     }
 }
 
-/// What one follow asked for. A packet is reported if at some hop its addresses are one of `a` and one of `b`.
+/// What one follow asked for. A packet is reported if at some hop its addresses are one of `a` and one of `b`, and one of
+/// its ports one of `ports`.
 #[derive(Clone, Debug, Default)]
 pub struct FollowScope {
     /// Addresses of the followed pods.
     pub a: HashSet<IpAddr>,
     /// Addresses of the target; `None` for any. Packets under an address that SNAT gave them are then not recorded.
     pub b: Option<HashSet<IpAddr>>,
+    /// At either end; empty for any. A packet without ports may be a part of one that has them.
+    pub ports: HashSet<u16>,
     /// The Service that end B is, if it is one: its addresses are in `b` beside those of its endpoints.
     pub service: Option<ServiceRef>,
 }
@@ -92,8 +95,16 @@ pub struct FollowScope {
 impl FollowScope {
     /// An ICMP error is wanted if the packet that it quotes is.
     fn wants_packet(&self, packet: &Packet) -> bool {
-        self.wants(packet.source, packet.destination)
-            || packet.quote.is_some_and(|quote| self.wants(packet.destination, quote.destination))
+        let quoted = |quote: &Quote| {
+            self.wants(packet.destination, quote.destination) && self.wants_ports(quote.ports)
+        };
+        self.wants(packet.source, packet.destination) && self.wants_ports(packet.ports)
+            || packet.quote.as_ref().is_some_and(quoted)
+    }
+
+    fn wants_ports(&self, ports: Option<(u16, u16)>) -> bool {
+        self.ports.is_empty()
+            || ports.is_none_or(|(from, to)| self.ports.contains(&from) || self.ports.contains(&to))
     }
 
     fn wants(&self, source: IpAddr, destination: IpAddr) -> bool {

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::{EndKind, Request, SelectError, Selection, select};
+use super::{EndKind, Request, SelectError, Selection, Translated, select};
 use crate::inventory::{Inventory, file};
 
 /// Two nodes; `curl` and `httpbin` in "default", more in "shop", `twin` in both.
@@ -70,7 +70,7 @@ fn refusal(request: &Request) -> (String, bool) {
 }
 
 #[test]
-fn between_two_pods_all_addresses_match_and_nothing_stands_in_for_them() {
+fn between_two_pods_all_addresses_match_and_in_the_servers_place_its_services() {
     let selection = ask(&request("curl", "httpbin")).unwrap();
 
     assert_eq!(selection.a.name, "default/curl");
@@ -78,7 +78,9 @@ fn between_two_pods_all_addresses_match_and_nothing_stands_in_for_them() {
     let b = selection.b.as_ref().unwrap();
     assert_eq!((b.name.as_str(), b.kind), ("default/httpbin", EndKind::Pod));
     assert_eq!(b.addresses, addresses(&["10.244.1.246", "fd00::246"]));
-    assert!(selection.aliases.is_empty());
+    let Translated { a, b, ports } = &selection.translated;
+    assert!(a.is_empty(), "between pods nothing is masqueraded, and no Service leads to curl");
+    assert_eq!((b, ports.len()), (&addresses(&["10.96.5.5"]), 0));
     let nodes: Vec<String> = selection.scope().nodes.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(nodes, ["node-1", "node-2"]);
     assert_eq!(selection.scope().pods.unwrap().len(), 2);
@@ -101,7 +103,11 @@ fn a_service_means_its_addresses_its_endpoints_and_the_ports_on_both_sides() {
         assert_eq!((b.name.as_str(), b.kind), ("svc/default/httpbin", EndKind::Service), "{to}");
         assert_eq!(b.addresses, addresses(&["10.96.5.5", "10.244.1.246"]));
         assert_eq!(selection.ports, [80, 8080], "the named target port is resolved by the EndpointSlice");
-        assert_eq!(selection.aliases, addresses(&["10.135.0.11", "10.244.0.0"]), "SNAT to the pod's node");
+        assert_eq!(
+            selection.translated.a,
+            addresses(&["10.135.0.11", "10.244.0.0"]),
+            "SNAT to the pod's node"
+        );
         assert_eq!(selection.scope().nodes.unwrap().len(), 2);
     }
 }
@@ -134,7 +140,7 @@ fn an_address_outside_may_be_reached_through_any_node_and_under_the_nodes_addres
 
     let b = selection.b.as_ref().unwrap();
     assert_eq!((b.name.as_str(), b.kind), ("192.0.2.1", EndKind::Address));
-    assert_eq!(selection.aliases, addresses(&["10.135.0.11", "10.244.0.0"]));
+    assert_eq!(selection.translated.a, addresses(&["10.135.0.11", "10.244.0.0"]));
     assert_eq!(selection.scope().nodes, None);
 }
 
@@ -145,7 +151,33 @@ fn a_pods_address_means_that_address_and_the_pods_devices() {
     let b = selection.b.as_ref().unwrap();
     assert_eq!((b.kind, b.addresses.as_slice()), (EndKind::Pod, &addresses(&["10.244.1.246"])[..]));
     assert_eq!(b.pods[0].name, "httpbin");
-    assert!(selection.aliases.is_empty());
+    assert!(selection.translated.a.is_empty());
+}
+
+#[test]
+fn a_pods_port_is_recorded_under_the_ports_of_its_services_too() {
+    let translated = |port: &str, protocol: Option<&str>| {
+        let protocol = protocol.map(ToOwned::to_owned);
+        let asked = Request { ports: vec![port.to_owned()], protocol, ..request("curl", "httpbin") };
+        let selection = ask(&asked).unwrap();
+        assert_eq!(selection.ports.len(), 1, "what is told is what was asked for");
+        selection.translated.ports
+    };
+
+    assert_eq!(translated("8080", None), [80]);
+    assert_eq!(translated("5353", None), [53]);
+    assert_eq!(translated("5353", Some("tcp")), [0u16; 0]);
+    assert_eq!(translated("22", None), [0u16; 0]);
+}
+
+#[test]
+fn a_server_is_followed_under_its_services_addresses_whoever_the_client_is() {
+    for to in ["", "curl"] {
+        let selection = ask(&request("httpbin", to)).unwrap();
+
+        assert_eq!(selection.a.addresses, addresses(&["10.244.1.246", "fd00::246"]));
+        assert_eq!(selection.translated.a, addresses(&["10.96.5.5"]));
+    }
 }
 
 #[test]
@@ -165,7 +197,7 @@ fn without_a_target_any_peer_matches_but_only_the_pods_own_addresses() {
     let selection = ask(&request("curl", "")).unwrap();
 
     assert_eq!(selection.b, None);
-    assert!(selection.aliases.is_empty(), "they would select all packets of the node");
+    assert!(selection.translated.a.is_empty(), "they would select all packets of the node");
 }
 
 #[test]

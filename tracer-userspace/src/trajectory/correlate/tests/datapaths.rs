@@ -295,7 +295,7 @@ fn without_a_target_a_packet_that_snat_may_have_hidden_is_not_called_lost() {
     let scope = |b: Option<&str>| FollowScope {
         a: [CURL.parse().unwrap()].into(),
         b: b.map(|address| [address.parse().unwrap()].into()),
-        service: None,
+        ..FollowScope::default()
     };
     let told = |scope| {
         let config = CorrelatorConfig { scopes: vec![scope], ..CorrelatorConfig::default() };

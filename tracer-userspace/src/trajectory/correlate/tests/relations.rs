@@ -309,7 +309,7 @@ fn an_error_about_a_packet_of_others_quotes_nothing_here() {
 #[test]
 fn a_router_outside_is_followed_where_it_answers_about_a_followed_packet() {
     let world = two_nodes(false, "vxlan");
-    let scope = FollowScope { a: [ip(CURL)].into(), b: Some([ip(HTTPBIN)].into()), service: None };
+    let scope = FollowScope { a: [ip(CURL)].into(), b: Some([ip(HTTPBIN)].into()), ..FollowScope::default() };
     let config = CorrelatorConfig { scopes: vec![scope], ..CorrelatorConfig::default() };
     let (sent, back) = exceeded(&world, &udp((CURL, 5000), (HTTPBIN, 9), 40, 7, 1), ROUTED);
     let stranger = icmp_error("10.244.1.1", &udp((CURL, 5000), ("192.0.2.7", 9), 40, 7, 1), 11, 0);

@@ -242,6 +242,7 @@ fn a_packet_that_goes_to_an_endpoint_of_the_followed_service_by_itself_is_noted(
         a: [ip(CURL)].into(),
         b: Some([ip(CLUSTER_IP), ip(HTTPBIN)].into()),
         service: Some(service),
+        ..FollowScope::default()
     };
     let config = CorrelatorConfig { scopes: vec![scope], ..CorrelatorConfig::default() };
     let request = tcp((CURL, 40_000), (CLUSTER_IP, 80), 1, 0, SYN);
