@@ -9,16 +9,16 @@ mod scratch;
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::{classifier, map};
-use aya_ebpf::maps::ProgramArray;
+use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::TcContext;
 use tracer_common::outcome::Outcome;
 use tracer_common::record::{DIRECTION_EGRESS, DIRECTION_INGRESS};
 
 use crate::scratch::{Hook, scratch};
 
-/// Number of the network namespace that these programs serve; set by the loader.
-#[unsafe(no_mangle)]
-static SPACE: u32 = 0;
+/// Number of the network namespace that these programs serve, in slot 0; set by the loader before they are attached.
+#[map]
+static SPACE: Array<u32> = Array::with_max_entries(1, 0);
 
 /// The observing program, in slot 0. The kernel empties the array when the process that filled it is gone: a legacy
 /// filter that outlives it then finds nothing to go on to, and the packet passes all the same.
@@ -49,9 +49,7 @@ pub fn tracer_out_ip(ctx: TcContext) -> i32 {
 /// there.
 #[inline(always)]
 fn enter(ctx: &TcContext, direction: u8, ethernet: u8) -> i32 {
-    if let Some(scratch) = scratch() {
-        // SAFETY: a reference is valid and aligned. Volatile, or the compiler would use the value written above.
-        let space = unsafe { core::ptr::read_volatile(&SPACE) };
+    if let (Some(scratch), Some(&space)) = (scratch(), SPACE.get(0)) {
         scratch.hook = Hook { space, direction, ethernet, reserved: 0 };
         // SAFETY: nothing here needs to be dropped.
         unsafe { OBSERVER.tail_call(ctx, 0) };

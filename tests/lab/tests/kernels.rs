@@ -42,7 +42,9 @@ fn said(output: &Output) -> String {
 /// HTTP, DNS and ping over both families, to pods and through Services.
 fn assert_everything_goes_through(lab: &Lab) {
     let curl = lab.pod("curl");
-    let _dns = lab.pod("coredns").serve_dns(53, lab.dns_records()).unwrap();
+    let coredns = lab.pod("coredns");
+    let _dns = coredns.serve_dns(53, lab.dns_records()).unwrap();
+    coredns.ips().into_iter().for_each(|ip| wait_until_reachable(&curl, ip));
     for name in ["httpbin", "httpbin-local"] {
         let (server, service) = (lab.pod(name), lab.service(name));
         let _web = server.serve_http(80).unwrap();

@@ -128,7 +128,10 @@ impl Default for LoadOptions {
 
 /// The loaded programs of all namespaces.
 pub struct Programs {
-    bpffs: OwnedFd,
+    /// Loads entries. Kept, because making one reads all types of the kernel: longer than all else about an entry.
+    entry_loader: EbpfLoader<'static>,
+    /// Its maps' names are looked up there.
+    _bpffs: OwnedFd,
     spaces: HashMap<NetnsId, Space>,
     /// Never used twice: records of a namespace that is gone may still come.
     next_space: u32,
@@ -154,7 +157,17 @@ impl Programs {
         let mut observer = load_observer(&options, &bpffs)?;
         let refused = |source| LoadError::Program { name: OBSERVING, source };
         program_of(&mut observer, OBSERVING)?.load().map_err(refused)?;
-        let mut programs = Self { bpffs, spaces: HashMap::new(), next_space: 0, observer, measuring: None };
+        let mut entry_loader = loader(&bpffs);
+        // Nothing in an entry depends on the kernel's types.
+        entry_loader.btf(None);
+        let mut programs = Self {
+            entry_loader,
+            _bpffs: bpffs,
+            spaces: HashMap::new(),
+            next_space: 0,
+            observer,
+            measuring: None,
+        };
         if options.sample.is_some() {
             programs.load_measuring()?;
         }
@@ -170,7 +183,7 @@ impl Programs {
         match self.spaces.entry(netns) {
             Entry::Occupied(space) => Ok(space.into_mut()),
             Entry::Vacant(vacant) => {
-                let entries = load_entries(&self.bpffs, next, &mut self.observer)?;
+                let entries = load_entries(&mut self.entry_loader, next, &mut self.observer)?;
                 self.next_space += 1;
                 Ok(vacant.insert(Space { number: next, entries }))
             }
@@ -343,9 +356,11 @@ fn load_observer(options: &LoadOptions, bpffs: &OwnedFd) -> Result<Ebpf, LoadErr
 }
 
 /// The entries of a namespace, with the way to the observing program. They are not loaded yet.
-fn load_entries(bpffs: &OwnedFd, space: u32, observer: &mut Ebpf) -> Result<Ebpf, LoadError> {
-    let mut entries =
-        loader(bpffs).override_global("SPACE", &space, true).load(ENTRY).map_err(LoadError::Object)?;
+fn load_entries(loader: &mut EbpfLoader<'_>, space: u32, observer: &mut Ebpf) -> Result<Ebpf, LoadError> {
+    let mut entries = loader.load(ENTRY).map_err(LoadError::Object)?;
+    let error = |source| LoadError::Map { name: "SPACE", source };
+    let number = entries.map_mut("SPACE").ok_or(LoadError::Missing("SPACE"))?;
+    Array::try_from(number).map_err(error)?.set(0, space, 0).map_err(error)?;
     let refused = |source| LoadError::Program { name: OBSERVING, source };
     let target = program_of(observer, OBSERVING)?.fd().map_err(refused)?;
     let error = |source| LoadError::Map { name: "OBSERVER", source };
@@ -354,7 +369,7 @@ fn load_entries(bpffs: &OwnedFd, space: u32, observer: &mut Ebpf) -> Result<Ebpf
     Ok(entries)
 }
 
-fn loader(bpffs: &OwnedFd) -> EbpfLoader<'_> {
+fn loader(bpffs: &OwnedFd) -> EbpfLoader<'static> {
     let directory = PathBuf::from(format!("/proc/self/fd/{}", bpffs.as_raw_fd()));
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::DISABLE);

@@ -49,6 +49,8 @@ use crate::trajectory::model::{ClockId, Direction, DropSighting, ObservationPoin
 
 /// A live stream that says nothing for this long holds the others up no more.
 const SILENT: Duration = Duration::from_secs(5);
+/// As [`SILENT`], before its first word: on a node with many pods the programs take a while to load.
+const NEVER_BEGUN: Duration = Duration::from_secs(30);
 /// Most points of one stream.
 const MAX_POINTS: usize = 16_384;
 
@@ -88,6 +90,8 @@ struct Stream {
     counts: Counts,
     spoke: Instant,
     silent: bool,
+    /// Somebody was told that it has not begun yet.
+    awaited: bool,
     /// Why nothing more comes.
     end: Option<String>,
 }
@@ -129,6 +133,7 @@ impl<'a> Merge<'a> {
             counts: Counts::default(),
             spoke: Instant::now(),
             silent: false,
+            awaited: false,
             end: None,
         });
         Self {
@@ -389,12 +394,23 @@ impl<'a> Merge<'a> {
             if stream.recorded || stream.silent || stream.end.is_some() || stream.spoke.elapsed() < SILENT {
                 continue;
             }
+            let patience = if stream.hello.is_some() { SILENT } else { NEVER_BEGUN };
+            if stream.spoke.elapsed() < patience {
+                if !std::mem::replace(&mut stream.awaited, true) {
+                    notice(&format!(
+                        "note: {} has not begun yet; waiting up to {} s for its tracer observe to attach",
+                        self.name(index),
+                        patience.as_secs()
+                    ));
+                }
+                continue;
+            }
             stream.silent = true;
             self.joining.forget(stream.attached.iter().copied());
             notice(&format!(
                 "warning: {} has been silent for {} s{}",
                 self.name(index),
-                SILENT.as_secs(),
+                patience.as_secs(),
                 self.consequence(index)
             ));
         }

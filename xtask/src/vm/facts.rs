@@ -16,19 +16,23 @@ const PAGE: &str = "docs/kernels.md";
 /// What one kernel said: `group / name` to a short value, in the order of the tests.
 pub(crate) type Facts = Vec<(String, String)>;
 
-/// Reads what a machine's tests wrote: a line each, name and value separated by a tab. The same name twice (two ways
-/// to attach) must have the same value.
+/// Reads what a kernel's tests wrote into files of a directory: a line each, name and value separated by a tab. The same
+/// name twice (two ways to attach) must have the same value.
 ///
 /// # Errors
 /// When a line is not of that form, or two tests contradict each other.
-pub(crate) fn read(file: &Path) -> Result<Facts> {
+pub(crate) fn read(directory: &Path) -> Result<Facts> {
     let mut facts = Facts::new();
-    for line in fs::read_to_string(file).unwrap_or_default().lines() {
-        let (name, value) = line.split_once('\t').with_context(|| format!("no fact: {line:?}"))?;
-        match facts.iter().find(|(known, _)| known == name) {
-            None => facts.push((name.to_owned(), value.to_owned())),
-            Some((_, known)) if known == value => {}
-            Some((_, known)) => bail!("{name:?} is {known:?} for one test and {value:?} for another"),
+    for file in fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))? {
+        let file = file.context("cannot list the facts")?.path();
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        for line in text.lines() {
+            let (name, value) = line.split_once('\t').with_context(|| format!("no fact: {line:?}"))?;
+            match facts.iter().find(|(known, _)| known == name) {
+                None => facts.push((name.to_owned(), value.to_owned())),
+                Some((_, known)) if known == value => {}
+                Some((_, known)) => bail!("{name:?} is {known:?} for one test and {value:?} for another"),
+            }
         }
     }
     Ok(facts)
@@ -96,10 +100,11 @@ mod tests {
     #[test]
     fn two_tests_that_contradict_each_other_are_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("facts");
-        fs::write(&file, "TCX\tyes\nTCX\tyes\n").unwrap();
-        assert_eq!(read(&file).unwrap().len(), 1);
-        fs::write(&file, "TCX\tyes\nTCX\tno\n").unwrap();
-        assert!(read(&file).is_err());
+        let write = |name: &str, line: &str| fs::write(dir.path().join(name), line).unwrap();
+        write("1", "TCX\tyes\nTCX\tyes\n");
+        write("2", "TCX\tyes\n");
+        assert_eq!(read(dir.path()).unwrap().len(), 1);
+        write("2", "TCX\tno\n");
+        assert!(read(dir.path()).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What a machine runs, as a shell script, and what its console says about it.
+//! What a kernel's machines run, as a shell script, and what a console says about it.
 
 use std::{
     fmt::Write as _,
@@ -17,8 +17,13 @@ pub(crate) struct Group {
     /// File below /programs.
     pub(crate) program: String,
     pub(crate) arguments: Vec<String>,
-    pub(crate) variables: Vec<(String, String)>,
+    pub(crate) variables: Vec<(&'static str, &'static str)>,
 }
+
+/// Where the machines of a kernel note what they have taken, in the directory that they share.
+pub(crate) const TAKEN: &str = "taken";
+/// Where the tests note what they have found out.
+pub(crate) const FACTS: &str = "facts";
 
 /// How a group went.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,12 +35,13 @@ pub(crate) struct Outcome {
     pub(crate) tests: Vec<(String, String, Duration)>,
 }
 
-/// The script that runs the groups one after the other, marking where each begins and ends.
+/// The script that takes one group after the other, runs it, and marks where it begins and ends. A group that another
+/// machine has taken is left to that.
 pub(crate) fn script(groups: &[Group]) -> String {
     let mut script = "cd /programs\n".to_owned();
-    for group in groups {
+    for (number, group) in groups.iter().enumerate() {
         let name = &group.name;
-        let mut command = "env".to_owned();
+        let mut command = format!("env TRACER_FACTS=/job/{FACTS}/{number}");
         for (variable, value) in &group.variables {
             let _ = write!(command, " {variable}={}", quoted(value));
         }
@@ -43,10 +49,12 @@ pub(crate) fn script(groups: &[Group]) -> String {
         for argument in &group.arguments {
             let _ = write!(command, " {}", quoted(argument));
         }
-        // On lines of their own, whatever a test or the kernel has begun to print.
+        // Making a directory is one step: only one machine can do it. The marks are on lines of their own, whatever a test
+        // or the kernel has begun to print.
         let _ = writeln!(
             script,
-            "printf '\\n@@ begin {name}\\n'\n{command} 2>&1\nprintf '\\n@@ end %s {name}\\n' $?"
+            "if mkdir /job/{TAKEN}/{number} 2>/dev/null; then\nprintf '\\n@@ begin {name}\\n'\n{command} 2>&1\n\
+             printf '\\n@@ end %s {name}\\n' $?\nfi"
         );
     }
     script
@@ -172,11 +180,11 @@ mod tests {
             name: "g".to_owned(),
             program: "p".to_owned(),
             arguments: vec!["it's".to_owned()],
-            variables: vec![("A".to_owned(), "b c".to_owned())],
+            variables: vec![("A", "b c")],
         };
 
         let script = script(&[group]);
 
-        assert!(script.contains("env A='b c' ./'p' 'it'\\''s' 2>&1\n"), "{script}");
+        assert!(script.contains(" A='b c' ./'p' 'it'\\''s' 2>&1\n"), "{script}");
     }
 }

@@ -112,11 +112,13 @@ fn follow(job: &Path, nodes: &mut [Node], programs: &Path) -> Result<()> {
     follow.until("following ")?;
     nodes[0].tell("traffic")?;
     nodes[0].until("@@ sent")?;
-    for node in &mut *nodes {
-        node.tell("end")?;
-    }
-    for node in &mut *nodes {
-        node.until("@@ ended")?;
+    for (order, done) in [("end", "@@ ended"), ("leave", "@@ left")] {
+        for node in &mut *nodes {
+            node.tell(order)?;
+        }
+        for node in &mut *nodes {
+            node.until(done)?;
+        }
     }
     let (told, said) = follow.until_its_end()?;
     check::check(&told, &said, NODES)
@@ -159,6 +161,7 @@ impl Node {
             initramfs: half.initramfs,
             programs,
             job: &directory,
+            log: "console.log",
             more,
             patience: PATIENCE,
         }

@@ -13,13 +13,14 @@ use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Bytes in a block. The largest GSO packet must fit into one.
-const BLOCK: usize = 1 << 20;
+const BLOCK: usize = 1 << 18;
 
-/// How many blocks a ring has.
-const BLOCKS: usize = 32;
+/// How many blocks a ring has. Blocks grow old before they are full, so it is this many times their age that the reader
+/// may get no processor: on an emulated one, which forwards the packets itself, hundreds of milliseconds.
+const BLOCKS: usize = 128;
 
 /// A block that is not full is handed over after this many milliseconds.
-const BLOCK_AGE_MS: libc::c_uint = 5;
+const BLOCK_AGE_MS: libc::c_uint = 20;
 
 /// One packet in the ring.
 pub(super) struct Frame<'a> {

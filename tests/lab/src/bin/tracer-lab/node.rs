@@ -5,7 +5,8 @@
 //! |---|---|
 //! | | built, servers run, `tracer observe` writes to `--stream`: `@@ ready` |
 //! | `traffic` | requests from pod curl, if it is here: `@@ sent` |
-//! | `end` | the stream is ended, everything is removed: `@@ ended` |
+//! | `end` | the stream is ended: `@@ ended` |
+//! | `leave` | everything is removed: `@@ left`. Servers close their connections, which nobody may observe any more |
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader};
@@ -62,17 +63,25 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 send(&lab)?;
                 println!("@@ sent");
             }
-            "end" => break,
+            "end" => {
+                end(&mut observe)?;
+                let _ = fs::write(options.directory.join("counters"), counters(&lab));
+                println!("@@ ended");
+            }
+            "leave" => break,
             other => bail!("no such order: {other}"),
         }
     }
-    kill_process(Pid::from_child(&observe), Signal::INT).context("cannot end tracer observe")?;
-    let status = observe.wait().context("cannot wait for tracer observe")?;
-    ensure!(status.success(), "tracer observe ended with {status}");
-    let _ = fs::write(options.directory.join("counters"), counters(&lab));
     drop(servers);
     lab.release_nic(&options.node)?;
-    println!("@@ ended");
+    println!("@@ left");
+    Ok(())
+}
+
+fn end(observe: &mut Child) -> Result<()> {
+    kill_process(Pid::from_child(observe), Signal::INT).context("cannot end tracer observe")?;
+    let status = observe.wait().context("cannot wait for tracer observe")?;
+    ensure!(status.success(), "tracer observe ended with {status}");
     Ok(())
 }
 
