@@ -27,6 +27,7 @@ mod fragments;
 mod history;
 mod index;
 mod join;
+mod late;
 mod open;
 mod range;
 mod relate;

@@ -163,6 +163,7 @@ impl<D: Directory> Correlator<D> {
             self.expiry.push_back((now, handle));
             return;
         }
+        self.claim_late_pieces(handle);
         self.close(handle, None);
     }
 
