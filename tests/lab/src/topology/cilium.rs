@@ -110,12 +110,10 @@ impl Datapath for Cilium {
         let plan = &pod.plan;
         if self.shape.netkit {
             add_pod_netkit(node, pod, DEVICE_MTU)?;
-            let host = plan.host_ifindex;
-            netlink::in_netns(node.netns(), async |link| link.set_up(host).await)?;
         } else {
             add_pod_veth(node, pod, DEVICE_MTU)?;
-            answer_for_gateway(node, pod)?;
         }
+        netlink::in_netns(node.netns(), async |link| link.set_up(plan.host_ifindex).await)?;
         for programs in &mut self.nodes {
             if programs.is_on(node) {
                 programs.add_endpoint(pod)?;
@@ -141,7 +139,10 @@ impl Datapath for Cilium {
                 link.add_route(default.mtu(OVERLAY_MTU)).await?;
             }
             Ok(())
-        })
+        })?;
+        // Both ends are up now: older kernels forget whom a device answers for when they notice that it has no carrier,
+        // which is some time after it was set up.
+        if self.shape.netkit { Ok(()) } else { answer_for_gateway(node, pod) }
     }
 
     fn remove_pod(&mut self, node: &Node, pod: &Pod) -> Result<()> {
@@ -177,10 +178,7 @@ fn answer_for_gateway(node: &Node, pod: &Pod) -> Result<()> {
         // Otherwise the answer is held back for up to 0.8 s.
         (&format!("net/ipv6/neigh/{device}/proxy_delay"), "0"),
     ])?;
-    netlink::in_netns(node.netns(), async |link| {
-        link.set_up(ifindex).await?;
-        link.add_proxy(ifindex, node.plan.gateway_ipv6()).await
-    })
+    netlink::in_netns(node.netns(), async |link| link.add_proxy(ifindex, node.plan.gateway_ipv6()).await)
 }
 
 /// `cilium_net`, `cilium_host`, the tunnel device, and the routes to all pods.

@@ -20,7 +20,8 @@ impl<D: Directory> Correlator<D> {
         let found = open.rivals.iter().find_map(|rival| {
             let older = self.get(*rival).filter(|older| is_larger_and_older(older, open))?;
             let pieces = late_pieces(older, open)?;
-            let fits = |segment: &Segment| open.fit(&segment.sighting, segment.range, &self.directory).is_some();
+            let fits =
+                |segment: &Segment| open.fit(&segment.sighting, segment.range, &self.directory).is_some();
             pieces.iter().all(|index| fits(&older.segments[*index])).then_some((*rival, pieces))
         });
         let Some((rival, pieces)) = found else { return };
