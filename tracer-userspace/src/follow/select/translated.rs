@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::ports::target_ports;
 use super::{End, EndKind, Selection};
 use crate::inventory::{Inventory, PodEntry, ServiceEntry};
 
@@ -71,16 +72,9 @@ fn ports_leading_to<'a>(
     service: &'a ServiceEntry,
     selection: &'a Selection,
 ) -> impl Iterator<Item = u16> + 'a {
-    let asked = |port: u16| selection.ports.contains(&port);
-    let leads_there = move |name: &str, protocol: u8| {
-        let targets = inventory.slices(&service.service).flat_map(|slice| &slice.ports);
-        targets
-            .filter(|target| target.name == name && target.protocol == protocol)
-            .any(|target| asked(target.port))
-    };
     let wanted = service.ports.iter().filter(move |port| {
         selection.protocol.is_none_or(|protocol| protocol == port.protocol)
-            && leads_there(&port.name, port.protocol)
+            && target_ports(inventory, service, &[port]).iter().any(|to| selection.ports.contains(to))
     });
     wanted.map(|port| port.port)
 }
