@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use super::{
     Bootable,
     debian::{create_dir, write},
-    facts,
+    facts::{self, Facts},
     guest::Machine,
     job::{self, Group, Outcome},
     programs::{Place, Programs},
@@ -52,7 +52,7 @@ pub(crate) fn run(
             scope.spawn(move || all.iter().rev().for_each(|work| work.help(number)));
         }
     });
-    all.into_iter().map(Work::into_column).collect()
+    Ok(all.into_iter().map(Work::into_column).collect())
 }
 
 /// One kernel's test programs, and what came of them.
@@ -101,10 +101,7 @@ impl<'a> Work<'a> {
         done.took += started.elapsed();
         match result {
             Ok(outcomes) => done.outcomes.extend(outcomes),
-            Err(error) => {
-                eprintln!("vm: Linux {}: {error:#}", self.bootable.kernel.release);
-                done.problems.push(format!("{error:#}"));
-            }
+            Err(error) => done.problems.push(self.told(format!("{error:#}"))),
         }
     }
 
@@ -131,14 +128,24 @@ impl<'a> Work<'a> {
         Ok(outcomes)
     }
 
-    fn into_column(self) -> Result<Column> {
-        let Done { outcomes, mut problems, took } =
-            self.done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        problems.extend(missing(&self.groups, &outcomes).map(|name| format!("{name:?} did not run")));
-        let facts = facts::read(&self.job.join(job::FACTS))?;
+    fn into_column(mut self) -> Column {
+        let done = std::mem::take(self.done.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let Done { outcomes, mut problems, took } = done;
+        let not_once = missing(&self.groups, &outcomes);
+        problems.extend(not_once.map(|name| self.told(format!("{name:?} did not run once with its tests"))));
+        let facts = facts::read(&self.job.join(job::FACTS)).unwrap_or_else(|error| {
+            problems.push(self.told(format!("{error:#}")));
+            Facts::new()
+        });
         let (kernel, version) = (self.bootable.kernel.series(), self.bootable.kernel.version.clone());
         let problem = (!problems.is_empty()).then(|| problems.join("; "));
-        Ok(Column { kernel, version, outcomes, facts, problem, took })
+        Column { kernel, version, outcomes, facts, problem, took }
+    }
+
+    /// A problem, told as soon as it is known: the table has only a word for it.
+    fn told(&self, problem: String) -> String {
+        eprintln!("vm: Linux {}: {problem}", self.bootable.kernel.release);
+        problem
     }
 }
 
