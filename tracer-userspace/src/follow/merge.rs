@@ -368,8 +368,11 @@ impl<'a> Merge<'a> {
         } else {
             self.joining.tell_complete(now_ns, &|| lost_at_points(&self.streams))?;
         }
-        let Self { joining, selection, streams, points, .. } = self;
-        joining.break_silence(|| account(selection, streams, points));
+        // Until all streams have begun, that is what is waited for, and it has been said.
+        if self.announced {
+            let Self { joining, selection, streams, points, .. } = self;
+            joining.break_silence(|| account(selection, streams, points));
+        }
         Ok(())
     }
 
