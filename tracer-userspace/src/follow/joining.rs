@@ -18,6 +18,7 @@ use crate::agent::observer::Losses;
 use crate::agent::programs::{CaptureBytes, Outcomes};
 use crate::app::{Failure, notice};
 use crate::cli::RunArgs;
+use crate::trajectory::clock::Clocks;
 use crate::trajectory::correlate::{Correlator, CorrelatorConfig};
 use crate::trajectory::model::{ClockId, ObservationPoint, PointId, Trajectory};
 
@@ -140,6 +141,12 @@ impl Joining {
     #[must_use]
     pub fn is_enough(&self) -> bool {
         self.teller.is_enough()
+    }
+
+    /// What is known of the clocks.
+    #[must_use]
+    pub fn clocks(&self) -> &Clocks {
+        self.correlator.clocks()
     }
 
     /// Tells the packets that are finished at `now_ns`, when all that was observed until `judged_until_ns` has been taken

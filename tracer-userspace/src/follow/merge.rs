@@ -353,12 +353,7 @@ impl<'a> Merge<'a> {
         let now_ns = monotonic_ns();
         self.look_for_silence();
         self.announce_if_ready();
-        // A stream that has told nothing yet holds back the time altogether.
-        let live = self.streams.iter().filter(|stream| stream.end.is_none() && !stream.silent);
-        let told_until = live
-            .map(|stream| if stream.recorded { None } else { stream.progress.until_ns() })
-            .try_fold(now_ns, |least, until| until.map(|until| least.min(until)));
-        if let Some(until_ns) = told_until {
+        if let Some(until_ns) = self.told_until(now_ns) {
             while self.leaving.front().is_some_and(|(due_ns, _)| *due_ns <= until_ns) {
                 if let Some((_, index)) = self.leaving.pop_front() {
                     self.joining.forget(self.streams[index].attached.iter().copied());
@@ -374,6 +369,24 @@ impl<'a> Merge<'a> {
             joining.break_silence(|| account(selection, streams, points));
         }
         Ok(())
+    }
+
+    /// Until when all streams have told what they saw, in this machine's time; `None` where that does not pass: a stream
+    /// has told nothing yet, or is a recording.
+    fn told_until(&self, now_ns: u64) -> Option<u64> {
+        let clocks = self.joining.clocks();
+        let beating = || {
+            let all = self.streams.iter().filter(|stream| !stream.recorded && !stream.silent);
+            all.filter_map(|stream| Some((stream.clock?, stream.progress)))
+        };
+        let live = self.streams.iter().filter(|stream| stream.end.is_none() && !stream.silent);
+        let mut until = live.map(|stream| {
+            let clock = stream.clock.filter(|_| !stream.recorded)?;
+            progress::compared((clock, &stream.progress), beating(), |other, moment| {
+                clocks.ahead(other, moment)
+            })
+        });
+        until.try_fold(now_ns, |least, until| until.map(|until| least.min(until)))
     }
 
     /// A stream that speaks is not silent.

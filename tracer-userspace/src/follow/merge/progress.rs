@@ -1,15 +1,26 @@
-//! How far a stream has come, in this machine's time.
+//! How far streams have come, in this machine's time.
 //!
-//! A heartbeat says: all until this moment of my clock is told. That moment in our time is between the earliest that
-//! fits all heartbeats, which the one with the least delay shows, and its arrival. Clocks may run at different rates:
-//! what the least delay says is allowed to grow by 2 % of the time that passes, so that a clock that runs slowly does
-//! not look like an ever later stream, while a stream that was held up for a while does.
+//! **Of itself** a heartbeat says: all until this moment of my clock is told. That moment in our time is between the
+//! earliest that fits all heartbeats, which the one with the least delay shows, and its arrival. Clocks may run at
+//! different rates: what the least delay says is allowed to grow by a little of the time that passes ([`DRIFT`]), so
+//! that a clock that runs slowly does not look like an ever later stream, while a stream that was held up does. One that
+//! stays late looks like a slow clock in the end.
+//!
+//! **Of each other** the packets tell: where they show by how much two clocks differ, a heartbeat of the one is a moment
+//! of the other, and the later stream is behind by what lies between their heartbeats, for however long.
 //!
 //! The first heartbeats may all be late: both sides are starting. Until there are a few, the moment counts as earlier.
 
-/// By how much two clocks may drift apart: one part in this. NTP corrects up to 1 in 2000; the tick of a clock can be
-/// set to differ by 1 in 10.
-const DRIFT: u64 = 50;
+use crate::trajectory::clock::{Moment, Offset};
+use crate::trajectory::model::ClockId;
+
+/// By how much two clocks may drift apart: one part in this. NTP corrects each by up to 1 in 2000. A clock that is set
+/// right faster than that makes verdicts late, and none wrong.
+const DRIFT: u64 = 1000;
+
+/// From how far away the heartbeats of two streams are compared, nanoseconds: further, their drift against our own clock
+/// would matter.
+const COMPARED_NS: u64 = 10_000_000_000;
 
 /// So many heartbeats show the least delay.
 const ENOUGH_BEATS: u32 = 5;
@@ -26,6 +37,8 @@ pub(super) struct Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Beat {
     arrived_ns: u64,
+    /// Of the stream's own clock.
+    theirs_ns: u64,
     /// Arrival less the moment in the stream's own clock, the least lately.
     least_delay: i128,
     until_ns: u64,
@@ -44,13 +57,40 @@ impl Progress {
         let until = i128::from(theirs_ns) + least_delay - allowance;
         let until = u64::try_from(until).unwrap_or(0).min(arrived_ns);
         let until_ns = until.max(self.until_ns().unwrap_or(0));
-        self.latest = Some(Beat { arrived_ns, least_delay, until_ns });
+        self.latest = Some(Beat { arrived_ns, theirs_ns, least_delay, until_ns });
     }
 
     /// All that was seen there before this time of ours is told; `None` before the first heartbeat.
     pub(super) fn until_ns(&self) -> Option<u64> {
         self.latest.map(|latest| latest.until_ns)
     }
+}
+
+/// How far a stream has come, with what others show of it; `ahead` is what is known of how the clocks differ
+/// ([`crate::trajectory::clock::Clocks::ahead`]). `None` before its first heartbeat.
+pub(super) fn compared(
+    stream: (ClockId, &Progress),
+    others: impl Iterator<Item = (ClockId, Progress)>,
+    ahead: impl Fn(ClockId, Moment) -> Option<Offset>,
+) -> Option<u64> {
+    let (clock, Progress { latest, .. }) = stream;
+    let latest = latest.as_ref()?;
+    let moment = Moment { clock, time_ns: latest.theirs_ns };
+    let by_other = |(other, progress): (ClockId, Progress)| {
+        let beat = progress.latest?;
+        let offset = if other == clock { Offset { ns: 0, error_ns: 0 } } else { ahead(other, moment)? };
+        // The latest that it can be there.
+        let at_ns = latest
+            .theirs_ns
+            .checked_add_signed(offset.ns)?
+            .checked_add(offset.error_ns)
+            .filter(|at_ns| at_ns.abs_diff(beat.theirs_ns) < COMPARED_NS)?;
+        Some(
+            (beat.until_ns + at_ns.saturating_sub(beat.theirs_ns))
+                .saturating_sub(beat.theirs_ns.saturating_sub(at_ns)),
+        )
+    };
+    Some(others.filter_map(by_other).fold(latest.until_ns, u64::min))
 }
 
 #[cfg(test)]
@@ -102,8 +142,8 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_drifts_by_a_hundredth_stays_current_for_hours() {
-        for (numerator, denominator) in [(99, 100), (101, 100)] {
+    fn a_clock_that_drifts_by_a_thousandth_stays_current_for_hours() {
+        for (numerator, denominator) in [(999, 1000), (1001, 1000)] {
             let mut progress = Progress::default();
             for at in (0..36_000_000).step_by(100) {
                 progress.beat(at * MS / denominator * numerator, at * MS);
@@ -121,5 +161,36 @@ mod tests {
         let before = progress.until_ns();
         progress.beat(u64::MAX, 15);
         assert!(progress.until_ns() >= before);
+    }
+
+    /// Two streams with clocks of their own, of which the second is late from some moment on.
+    fn late_by(late_ms: u64, known: Option<Offset>) -> u64 {
+        let (near, far) = (ClockId(0), ClockId(1));
+        let (mut first, mut second) = (Progress::default(), Progress::default());
+        let hour = 3_600_000 * MS;
+        let mut until_ns = 0;
+        for at in (1000..600_000).step_by(100) {
+            first.beat(at * MS, at * MS);
+            let late = if at < 5000 { 0 } else { late_ms };
+            second.beat(hour + (at - late) * MS, at * MS);
+            let ahead = |other: ClockId, moment: Moment| {
+                let sign = if moment.clock == near { 1 } else { -1 };
+                assert_ne!(moment.clock, other);
+                known.map(|offset| Offset { ns: sign * offset.ns, ..offset })
+            };
+            until_ns = compared((far, &second), [(near, first)].into_iter(), ahead).unwrap();
+            assert!(
+                compared((near, &first), [(far, second)].into_iter(), ahead) == Some(at * MS) || at < 1500
+            );
+        }
+        599_900 * MS - until_ns
+    }
+
+    #[test]
+    fn a_stream_that_stays_late_stays_behind_where_packets_tell_how_the_clocks_differ() {
+        let hour = 3_600_000_000_000_000_i64 / 1000;
+        assert_eq!(late_by(700, Some(Offset { ns: hour, error_ns: 0 })), 700 * MS);
+        assert_eq!(late_by(700, Some(Offset { ns: hour, error_ns: 50_000 })), 700 * MS - 50_000);
+        assert!(late_by(700, None) < 200 * MS, "nothing tells it from a slow clock");
     }
 }

@@ -1,15 +1,20 @@
-//! A piece of a packet that the wire lost, and its retransmission. Within one tick of the sender's clock nothing in them
-//! differs, and streams of several machines run ahead of each other: what arrived is taken for the piece if the
-//! retransmission has not been told of yet. Once it has, the order of arrival speaks: a piece that came behind bytes
-//! that follow it did not travel with them.
+//! A packet, or a piece of it, that the wire lost, and its retransmission. Within one tick of the sender's clock nothing
+//! in them differs, and streams of several machines run ahead of each other: what arrived is taken for the first one's
+//! if the retransmission has not been told of yet. Once it has, the times speak:
+//!
+//! - a piece that came behind bytes that follow it did not travel with them;
+//! - one that came behind all others of its packet, by more than half of the time between the two sendings, is closer to
+//!   the second;
+//! - where nothing else of the packet arrived, it was not what was sent first if it certainly arrived after the
+//!   retransmission had left.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::trajectory::clock::Moment;
 use crate::trajectory::correlate::Correlator;
 use crate::trajectory::correlate::open::{Handle, Open, Segment};
-use crate::trajectory::correlate::range::Range;
-use crate::trajectory::model::Directory;
+use crate::trajectory::model::{Directory, Latency, Sighting};
 
 impl<D: Directory> Correlator<D> {
     /// Gives a packet that seems not to have arrived what an older one has of its bytes and got late.
@@ -18,8 +23,8 @@ impl<D: Directory> Correlator<D> {
             return;
         };
         let found = open.rivals.iter().find_map(|rival| {
-            let older = self.get(*rival).filter(|older| is_larger_and_older(older, open))?;
-            let pieces = late_pieces(older, open)?;
+            let older = self.get(*rival).filter(|older| has_its_bytes_and_is_older(older, open))?;
+            let pieces = self.late_pieces(older, open)?;
             let fits =
                 |segment: &Segment| open.fit(&segment.sighting, segment.range, &self.directory).is_some();
             pieces.iter().all(|index| fits(&older.segments[*index])).then_some((*rival, pieces))
@@ -38,38 +43,72 @@ impl<D: Directory> Correlator<D> {
             }
         }
     }
+
+    /// Where in `older` the segments are that may be the other packet's: all with its bytes on nodes where it was not
+    /// seen, if they have no others and came late. `None` if there are none, or one is not so.
+    fn late_pieces(&self, older: &Open, open: &Open) -> Option<Vec<usize>> {
+        let seen_on: BTreeSet<&Arc<str>> =
+            open.segments.iter().map(|segment| &segment.sighting.point.node).collect();
+        let has_its_bytes = |segment: &Segment| {
+            segment.range.overlaps(open.range) && !seen_on.contains(&segment.sighting.point.node)
+        };
+        let pieces: Vec<usize> =
+            (0..older.segments.len()).filter(|index| has_its_bytes(&older.segments[*index])).collect();
+        let is_its_own_and_late = |index: &usize| {
+            let piece = &older.segments[*index];
+            open.range.contains(piece.range) && self.is_late(piece, older, open)
+        };
+        (!pieces.is_empty() && pieces.iter().all(is_its_own_and_late)).then_some(pieces)
+    }
+
+    /// See the module for the rules.
+    fn is_late(&self, piece: &Segment, of: &Open, again: &Open) -> bool {
+        let here_ns = piece.sighting.time_ns;
+        let mut before_ns: Option<u64> = None;
+        let mut is_last = true;
+        for other in of.segments.iter().filter(|other| other.sighting.point.id == piece.sighting.point.id) {
+            if again.range.overlaps(other.range) {
+                continue;
+            }
+            let (follows, other_ns) =
+                (other.range.offset_from(piece.range.start) > 0, other.sighting.time_ns);
+            if follows && other_ns < here_ns {
+                return true;
+            }
+            is_last &= other_ns <= here_ns;
+            before_ns = before_ns.max(Some(other_ns));
+        }
+        match before_ns {
+            Some(before_ns) => {
+                let is_closer = |between_ns| here_ns.saturating_sub(before_ns).saturating_mul(2) > between_ns;
+                is_last && time_between(of, again).is_some_and(is_closer)
+            }
+            None => self.arrived_after_it_left(piece, again),
+        }
+    }
+
+    fn arrived_after_it_left(&self, piece: &Segment, open: &Open) -> bool {
+        let moment = |sighting: &Sighting| Moment { clock: sighting.point.clock, time_ns: sighting.time_ns };
+        let arrived = moment(&piece.sighting);
+        open.segments.iter().all(|segment| {
+            let left = moment(&segment.sighting);
+            left.clock != arrived.clock
+                && matches!(self.clocks.latency(left, arrived), Latency::Estimated { ns, error_ns } if ns > error_ns)
+        })
+    }
 }
 
-fn is_larger_and_older(older: &Open, open: &Open) -> bool {
-    older.in_stream
-        && older.serial < open.serial
-        && older.range.contains(open.range)
-        && older.range != open.range
+fn has_its_bytes_and_is_older(older: &Open, open: &Open) -> bool {
+    older.in_stream && older.serial < open.serial && older.range.contains(open.range)
 }
 
-/// Where in `older` the segments are that may be the other packet's: all with its bytes on nodes where it was not seen,
-/// if they have no others and came late. `None` if there are none, or one is not so.
-fn late_pieces(older: &Open, open: &Open) -> Option<Vec<usize>> {
-    let seen_on: BTreeSet<&Arc<str>> =
-        open.segments.iter().map(|segment| &segment.sighting.point.node).collect();
-    let has_its_bytes = |segment: &Segment| {
-        segment.range.overlaps(open.range) && !seen_on.contains(&segment.sighting.point.node)
-    };
-    let pieces: Vec<usize> =
-        (0..older.segments.len()).filter(|index| has_its_bytes(&older.segments[*index])).collect();
-    let is_its_own_and_late = |index: &usize| {
-        let piece = &older.segments[*index];
-        open.range.contains(piece.range) && is_late(piece, older)
-    };
-    (!pieces.is_empty() && pieces.iter().all(is_its_own_and_late)).then_some(pieces)
-}
-
-/// Whether bytes that follow were at the same point before.
-fn is_late(piece: &Segment, of: &Open) -> bool {
-    let follows = |range: Range| range.offset_from(piece.range.start) > 0;
-    of.segments.iter().any(|other| {
-        other.sighting.point.id == piece.sighting.point.id
-            && other.sighting.time_ns < piece.sighting.time_ns
-            && follows(other.range)
+/// How much later the one was sent than the other, nanoseconds: the difference at a point that has seen both.
+fn time_between(older: &Open, open: &Open) -> Option<u64> {
+    open.segments.iter().find_map(|segment| {
+        let at_it = |other: &&Segment| {
+            other.sighting.point.id == segment.sighting.point.id && other.range.overlaps(segment.range)
+        };
+        let first = older.segments.iter().find(at_it)?;
+        segment.sighting.time_ns.checked_sub(first.sighting.time_ns)
     })
 }
