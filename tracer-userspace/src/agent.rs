@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`preflight`] | whether this process may and this kernel can |
 //! | [`programs`] | the eBPF object: loading, maps shared between its copies |
+//! | [`slots`] | which follow has which bit of the kernel's masks |
 //! | [`filters`] | the filter maps: what the armed follows want |
 //! | [`attach`] | hooks: TCX at the head, clsact where TCX is missing |
 //! | [`observer`] | all of it in one hand |
@@ -24,4 +25,5 @@ pub mod points;
 pub mod preflight;
 pub mod programs;
 pub mod ring;
+pub mod slots;
 pub mod symbols;

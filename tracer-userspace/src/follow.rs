@@ -3,13 +3,11 @@
 //! | module | holds |
 //! |---|---|
 //! | [`select`], [`wanted`] | from names to the addresses and ports of two ends |
-//! | [`observation`] | observing this machine; its events ([`event`]) go to whoever takes them |
+//! | [`observation`] | observing this machine for a selection; its events go to whoever takes them |
 //! | [`joining`] | from events to told trajectories |
 //! | [`local`] | `tracer follow --local`: both in one process |
 //! | [`observe`] | `tracer observe`: the events as a stream |
 //! | [`merge`] | `tracer follow --from`: the streams of several machines |
-//! | [`devices`] | the devices of a follow, kept as the machine is |
-//! | [`site`], [`looks`] | the inventory and what this machine has of it, kept up to date |
 //! | `clocks` | what is said of clocks: whose they are, that one was set or stopped |
 //! | [`wall`] | which wall-clock time moments are told as |
 //! | [`teller`] | where finished trajectories go: text or JSON, and the summary |
@@ -20,11 +18,8 @@
 //! | [`read`] | `tracer read`: captures instead of a machine |
 
 mod clocks;
-pub mod devices;
-pub mod event;
 pub mod joining;
 pub mod local;
-pub mod looks;
 pub mod measure;
 pub mod merge;
 pub mod observation;
@@ -35,7 +30,6 @@ pub mod run;
 pub mod select;
 pub mod signals;
 pub mod silence;
-pub mod site;
 pub mod teller;
 pub mod wall;
 mod wanted;

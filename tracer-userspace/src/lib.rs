@@ -11,6 +11,7 @@
 //! | [`inventory`] | pods, Services and nodes by address |
 //! | [`trajectory`] | pure: from sightings to trajectories, verdicts, legs |
 //! | [`follow`] | selection of what to follow, and the run itself |
+//! | [`node`] | this machine under observation, kept as pods and devices come and go |
 //! | [`output`] | text and JSON |
 //! | [`stream`] | what one machine observes, as bytes for another process |
 
@@ -22,6 +23,7 @@ pub mod expression;
 pub mod follow;
 pub mod host;
 pub mod inventory;
+pub mod node;
 pub mod output;
 pub mod stream;
 pub mod trajectory;

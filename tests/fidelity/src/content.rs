@@ -142,7 +142,7 @@ impl Content {
             flags: parts.flags,
             window: parts.window,
             // A record has the length behind the transport's header, a capture of a later fragment that behind IP's.
-            length: if parts.fragment.is_some() || parts.icmp.is_some() { 0 } else { parts.length },
+            length: if parts.fragment.is_some() { 0 } else { parts.length },
         };
         Self {
             kind: Kind {

@@ -7,7 +7,7 @@ mod twins;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Result, ensure};
-use tracer::trajectory::model::{DeviceRole, Direction};
+use tracer::trajectory::model::{DeviceRole, Direction, Packet};
 
 use self::twins::Twins;
 use crate::change::Clock;
@@ -55,6 +55,46 @@ impl Judgement {
         self.wrong_joins + self.verdicts_wrong > 0
     }
 
+    /// Counts the records that no capture accounts for, and shows the first. Neighbours on one bridge ask for each other
+    /// of themselves: that is nobody's traffic, and not in the truth.
+    fn note_unaccounted(&mut self, streams: &[Stream; 2], truth: &Truth) -> Result<()> {
+        for (stream, labels) in streams.iter().zip(&truth.labels) {
+            for (sighted, _) in stream.sightings().zip(labels).filter(|(_, carried)| carried.is_empty()) {
+                if is_neighbour_discovery(&sighted.packet) {
+                    continue;
+                }
+                self.unaccounted += 1;
+                if self.unaccounted <= EXPLAINED {
+                    let (point, packet) = (stream.point(sighted)?, &sighted.packet);
+                    self.explanations.push(format!(
+                        "    of no captured packet: {} at {} {:?} on {}: {:?}",
+                        sighted.time_ns, point.device, point.direction, point.node, packet
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what is true of a packet that was not told whole although all its records came, and what was told.
+    fn note_incomplete(&mut self, (emission, copy): Unit, told: &[(&Trajectory, bool)], truth: &Truth) {
+        if self.explanations.len() >= EXPLAINED {
+            return;
+        }
+        let known = &truth.emissions[emission as usize];
+        let mut text = format!(
+            "    not told whole: copy {copy} of {emission}: {}; wire: {}; arrived {:?}\n",
+            known.what, known.on_the_wire, known.copies
+        );
+        for (trajectory, _) in told {
+            text += &format!("      told {trajectory}");
+            for hop in &trajectory.hops {
+                text += &format!("      {} {} {} {}\n", hop.time_ns, hop.place(), hop.device, hop.direction);
+            }
+        }
+        self.explanations.push(text);
+    }
+
     fn wrong(&mut self, what: &str, told: &Trajectory, sights: &[Option<&Sight>], truth: &Truth) {
         if self.explanations.len() >= EXPLAINED {
             return;
@@ -92,6 +132,10 @@ impl Judgement {
     }
 }
 
+fn is_neighbour_discovery(packet: &Packet) -> bool {
+    packet.source.is_ipv6() && packet.icmp.is_some_and(|icmp| (133..=137).contains(&icmp.kind))
+}
+
 /// A record, as the judge knows it.
 #[derive(Clone, Debug)]
 struct Sight {
@@ -124,10 +168,8 @@ pub(crate) fn judge(
     withheld: bool,
 ) -> Result<Judgement> {
     let sights = gather(streams, clocks, truth)?;
-    let mut judgement = Judgement {
-        unaccounted: truth.labels.iter().flatten().filter(|carried| carried.is_empty()).count(),
-        ..Judgement::default()
-    };
+    let mut judgement = Judgement::default();
+    judgement.note_unaccounted(streams, truth)?;
     let mut expected = expected_points(&sights, truth);
     judgement.packets = expected.len();
     let mut twins = Twins::set_apart(&mut expected, truth);
@@ -187,10 +229,15 @@ pub(crate) fn judge(
         }
     }
     for unit in expected.keys() {
-        match told_of.get(unit) {
-            None => judgement.untold += 1,
-            Some(told) if told.iter().any(|(_, right)| *right) => judgement.right += 1,
-            Some(_) => judgement.incomplete += 1,
+        let told = told_of.get(unit).map_or(&[][..], Vec::as_slice);
+        if told.iter().any(|(_, right)| *right) {
+            judgement.right += 1;
+            continue;
+        }
+        judgement.untold += usize::from(told.is_empty());
+        judgement.incomplete += usize::from(!told.is_empty());
+        if !withheld {
+            judgement.note_incomplete(*unit, told, truth);
         }
     }
     twins.settle(&mut judgement);

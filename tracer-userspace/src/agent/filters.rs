@@ -6,12 +6,12 @@ use std::net::IpAddr;
 
 use aya::Pod;
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
-use tracer_common::MAX_FOLLOWS;
 use tracer_common::filter::{Ends, FilterConfig};
 use tracer_common::packet::DEFAULT_VXLAN_PORTS;
 
 use super::decode::{address, address_key};
 use super::programs::{LoadError, Programs};
+use super::slots::Slot;
 
 /// What one follow wants of the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,8 +28,6 @@ pub struct FollowFilter {
 
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    #[error("{0} follows at the same time are the most that the kernel side holds")]
-    TooMany(usize),
     #[error("no room for address {0} in the kernel's filter: the follow has too many addresses")]
     Full(IpAddr, #[source] MapError),
     #[error("cannot write the kernel's filter")]
@@ -38,19 +36,16 @@ pub enum FilterError {
     Load(#[from] LoadError),
 }
 
-/// Writes the filter for `follows`; follow n has bit n. `vxlan_port` is looked for besides the usual ones.
+/// Writes the filter for `follows`, each with its slot. `vxlan_port` is looked for besides the usual ones.
 /// What is in the maps and no longer wanted is removed.
 ///
 /// # Errors
 /// [`FilterError`].
 pub fn arm(
     programs: &mut Programs,
-    follows: &[FollowFilter],
+    follows: &[(Slot, FollowFilter)],
     vxlan_port: Option<u16>,
 ) -> Result<(), FilterError> {
-    if follows.len() > MAX_FOLLOWS {
-        return Err(FilterError::TooMany(MAX_FOLLOWS));
-    }
     let wanted = Masks::of(follows);
     let ends = wanted.ends.iter().map(|(address, ends)| (address_key(*address), *ends)).collect();
     let full = |key: &[u8; 16], error| FilterError::Full(address(*key), error);
@@ -97,10 +92,10 @@ struct Masks {
 }
 
 impl Masks {
-    fn of(follows: &[FollowFilter]) -> Self {
+    fn of(follows: &[(Slot, FollowFilter)]) -> Self {
         let mut masks = Self::default();
-        for (index, follow) in follows.iter().enumerate() {
-            masks.add(1 << index, follow);
+        for (slot, follow) in follows {
+            masks.add(slot.bit(), follow);
         }
         masks
     }
@@ -135,17 +130,19 @@ impl Masks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::slots::Slots;
 
     #[test]
     fn each_follow_has_its_own_bit_in_every_mask() {
         let client: IpAddr = "10.244.0.153".parse().unwrap();
         let server: IpAddr = "fd00::1".parse().unwrap();
-        let follows = [
-            FollowFilter { a: vec![client], b: Some(vec![server]), protocols: vec![6], ports: vec![80] },
-            FollowFilter { a: vec![server], b: None, ..FollowFilter::default() },
-        ];
+        let mut slots = Slots::default();
+        let mut slot = || slots.take(0).unwrap();
+        let first =
+            FollowFilter { a: vec![client], b: Some(vec![server]), protocols: vec![6], ports: vec![80] };
+        let second = FollowFilter { a: vec![server], b: None, ..FollowFilter::default() };
 
-        let masks = Masks::of(&follows);
+        let masks = Masks::of(&[(slot(), first), (slot(), second)]);
 
         assert_eq!(masks.ends[&client], Ends { a: 0b01, b: 0 });
         assert_eq!(masks.ends[&server], Ends { a: 0b10, b: 0b01 });

@@ -18,6 +18,7 @@ use super::metrics::source::{PointState, Source};
 use super::points::{PointKey, Registry};
 use super::programs::{LoadError, LoadOptions, Outcomes, Programs, WatchError};
 use super::ring::{CHANNEL_CAPACITY, RingReader, Sample};
+use super::slots::Slot;
 use crate::host::drop_reasons::DropReasons;
 use crate::host::netns::NetnsId;
 use crate::host::plan::PlannedDevice;
@@ -140,6 +141,14 @@ impl Observer {
         self.programs.watch_drops().map(|()| true).inspect_err(|_| self.drops = None)
     }
 
+    /// The kernel tells of drops no more.
+    ///
+    /// # Errors
+    /// [`WatchError`]: it goes on.
+    pub fn ignore_drops(&mut self) -> Result<(), WatchError> {
+        self.programs.ignore_drops()
+    }
+
     /// Whose the namespaces of this machine are, for [`Observer::attribute_drop`]; gives the drops that have waited for
     /// it. `own` is the machine's own; `now_ns` is CLOCK_MONOTONIC.
     pub fn learn_spaces(&mut self, survey: &Survey, own: Option<NetnsId>, now_ns: u64) -> Vec<DropSighting> {
@@ -150,7 +159,7 @@ impl Observer {
     ///
     /// # Errors
     /// [`FilterError`].
-    pub fn arm(&mut self, follows: &[FollowFilter]) -> Result<(), FilterError> {
+    pub fn arm(&mut self, follows: &[(Slot, FollowFilter)]) -> Result<(), FilterError> {
         filters::arm(&mut self.programs, follows, self.options.vxlan_port)
     }
 

@@ -17,6 +17,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, ProgramArray, RingBuf};
+use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -139,6 +140,8 @@ pub struct Programs {
     observer: Ebpf,
     /// The way to the program that measures, where there is one.
     measuring: Option<ProgramArray<MapData>>,
+    /// While the program on drops is on its tracepoint.
+    drop_link: Option<BtfTracePointLinkId>,
 }
 
 /// One namespace's entries.
@@ -167,6 +170,7 @@ impl Programs {
             next_space: 0,
             observer,
             measuring: None,
+            drop_link: None,
         };
         if options.sample.is_some() {
             programs.load_measuring()?;

@@ -184,7 +184,7 @@ const fn protocol(number: u8) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::follow::site::Names;
+    use crate::node::site::Names;
 
     #[test]
     fn a_service_with_many_endpoints_is_told_in_parts_that_are_read_as_one() {

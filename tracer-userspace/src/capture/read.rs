@@ -15,7 +15,7 @@ use tracer_pcap::read::{CaptureReader, Custom, Item, Packet as FilePacket, ReadE
 use super::foreign::{Foreign, Place, Unusable};
 use super::format::{ENTERPRISE, Kind, message, record_of};
 use crate::agent::decode;
-use crate::follow::event::Event;
+use crate::node::event::Event;
 use crate::stream::convert;
 use crate::trajectory::model::{
     ClockId, Direction, Directory, DropSighting, ObservationPoint, PodRef, PointId, Sighting,

@@ -21,9 +21,9 @@ use tracer_pcap::write::{NewInterface, NewPacket, PcapngWriter};
 use super::files::{Counted, Files, Rotation};
 use super::format::{self, ENTERPRISE, Kind, PacketObject, PointObject};
 use super::objects::{News, Objects};
-use crate::follow::event::Event;
-use crate::follow::site::Names;
 use crate::follow::wall::WallClocks;
+use crate::node::event::Event;
+use crate::node::site::Names;
 use crate::output::text;
 use crate::trajectory::model::{
     ClockId, DeviceRole, Direction, Frame, ObservationPoint, PointId, Trajectory,

@@ -8,16 +8,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clocks::{self, ClockNodes};
-use super::event::Event;
 use super::select::Selection;
 use super::silence;
-use super::site::Names;
 use super::teller::{StreamEnd, Teller, Telling};
 use super::wanted::scope_of;
 use crate::agent::observer::Losses;
 use crate::agent::programs::{CaptureBytes, Outcomes};
 use crate::app::{Failure, notice};
 use crate::cli::RunArgs;
+use crate::node::event::Event;
+use crate::node::site::Names;
 use crate::trajectory::clock::Clocks;
 use crate::trajectory::correlate::{Correlator, CorrelatorConfig};
 use crate::trajectory::model::{ClockId, ObservationPoint, PointId, Trajectory};

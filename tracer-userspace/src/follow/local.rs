@@ -10,10 +10,10 @@ use super::observation::{Observation, extent, prepare};
 use super::run::{Ending, block_on, ticks, wait_for_end};
 use super::signals::Interrupted;
 use super::silence;
-use super::site::{both_clocks_ns, monotonic_ns};
 use super::teller::Telling;
 use crate::app::{Failure, notice};
 use crate::cli::RunArgs;
+use crate::node::site::{both_clocks_ns, monotonic_ns};
 use crate::trajectory::model::ClockId;
 
 /// Runs until the count, the time or a signal ends it.
@@ -38,7 +38,7 @@ pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
         notice(&format!(
             "following {} at {}; Ctrl-C ends with a summary",
             silence::what(observation.selection()),
-            extent(observation.points()),
+            extent(observation.machine().points()),
         ));
         let ending = until_the_end(args, &mut observation, &mut joining, interrupted).await;
         observation.stop(&mut |event| joining.take(event));
@@ -65,9 +65,9 @@ async fn until_the_end(
                 hear_wall_clock(joining);
                 // Of the packets finished when the ring was last empty. Their records come first: who reads our output may
                 // have held us up for long, and a packet whose other records wait somewhere is not overdue.
-                let judged_until_ns = observation.read_until_ns();
+                let judged_until_ns = observation.machine().read_until_ns();
                 observation.drain(&mut |event| joining.take(event));
-                joining.tell_finished(monotonic_ns(), judged_until_ns, &|| observation.lost_at_points())?;
+                joining.tell_finished(monotonic_ns(), judged_until_ns, &|| observation.machine().lost_at_points())?;
                 joining.break_silence(|| account(observation));
             }
             happening = observation.next() => observation.take(happening?, &mut |event| joining.take(event)),
@@ -86,10 +86,10 @@ fn hear_wall_clock(joining: &mut Joining) {
 fn account<'a>(observation: &'a Observation<'_>) -> Account<'a> {
     Account {
         selection: Some(observation.selection()),
-        outcomes: observation.outcomes().unwrap_or_default(),
-        losses: observation.losses(),
-        lost_at_points: observation.lost_at_points(),
-        points: observation.points(),
+        outcomes: observation.machine().outcomes().unwrap_or_default(),
+        losses: observation.machine().losses(),
+        lost_at_points: observation.machine().lost_at_points(),
+        points: observation.machine().points(),
         streams: Vec::new(),
     }
 }

@@ -6,15 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracer_common::outcome::Outcome;
 
-use super::event::Event;
 use super::joining::TICK;
 use super::observation::{Observation, extent, prepare};
 use super::run::{Ending, block_on, ticks, wait_for_end};
 use super::signals::Interrupted;
 use super::silence;
-use super::site::{boot_id, both_clocks_ns, monotonic_ns};
 use crate::app::{Failure, notice};
 use crate::cli::ObserveArgs;
+use crate::node::event::Event;
+use crate::node::site::{boot_id, both_clocks_ns, monotonic_ns};
 use crate::stream::write::StreamWriter;
 use crate::stream::{Counts, Heartbeat, Hello};
 
@@ -48,7 +48,7 @@ pub fn run(args: &ObserveArgs) -> Result<(), Failure> {
         notice(&format!(
             "observing {} at {} for tracer follow --from; Ctrl-C ends",
             silence::what(observation.selection()),
-            extent(observation.points()),
+            extent(observation.machine().points()),
         ));
         let ending = until_the_end(args, &mut observation, &mut telling, interrupted).await;
         observation.stop(&mut |event| telling.take(event));
@@ -76,7 +76,7 @@ async fn until_the_end(
             ending = &mut end => return Ok(ending),
             _ = tick.tick() => {
                 // All that was seen before this is drained then.
-                let until_ns = observation.read_until_ns();
+                let until_ns = observation.machine().read_until_ns();
                 observation.drain(&mut |event| telling.take(event));
                 telling.heartbeat_if_due(observation, until_ns)?;
             }
@@ -103,8 +103,8 @@ impl Telling {
             tracer: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
             boot_id,
-            nodes: observation.nodes().iter().map(ToString::to_string).collect(),
-            watches_drops: observation.watches_drops(),
+            nodes: observation.machine().nodes().iter().map(ToString::to_string).collect(),
+            watches_drops: observation.machine().watches_drops(),
             monotonic_ns,
             wall_ns,
         };
@@ -152,14 +152,15 @@ impl Telling {
 
     fn heartbeat(&mut self, observation: &Observation<'_>, now_ns: u64) -> Result<(), Failure> {
         self.check()?;
-        let outcomes = observation.outcomes().unwrap_or_default();
+        let outcomes = observation.machine().outcomes().unwrap_or_default();
         let counts = Counts {
             outcomes: Outcome::ALL
                 .iter()
                 .map(|outcome| (outcome.name().to_owned(), outcomes.get(*outcome)))
                 .collect(),
-            losses: observation.losses(),
+            losses: observation.machine().losses(),
             at_points: observation
+                .machine()
                 .lost_at_points()
                 .into_iter()
                 .map(|(point, lost)| (point.0, lost))

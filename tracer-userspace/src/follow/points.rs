@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io::{self, BufWriter, Write as _};
 
 use super::observation::check_preflight;
-use super::site::Site;
 use super::wanted::resolve;
 use crate::agent::observer::is_held_by_netkit;
 use crate::app::{Failure, notice};
@@ -14,6 +13,7 @@ use crate::host::netns::NetnsId;
 use crate::host::plan::{PlannedDevice, Scope, plan_points};
 use crate::host::programs::{self, DevicePrograms};
 use crate::host::survey::ProblemKind;
+use crate::node::site::Site;
 use crate::output::points::{Attachment, DEFAULT_WIDTH, PointRow, write_json, write_text};
 use crate::trajectory::model::Direction;
 

@@ -9,9 +9,7 @@ use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::event::Event;
 use super::joining::{Account, Joining};
-use super::site::Names;
 use super::teller::{Teller, Telling};
 use crate::agent::observer::Losses;
 use crate::agent::programs::Outcomes;
@@ -19,6 +17,8 @@ use crate::app::{Failure, notice};
 use crate::capture::foreign::Place;
 use crate::capture::read::{Book, CaptureFile, Found, Skipped};
 use crate::cli::ReadArgs;
+use crate::node::event::Event;
+use crate::node::site::Names;
 use crate::trajectory::correlate::CorrelatorConfig;
 use crate::trajectory::model::{ClockId, Sighting};
 

@@ -8,10 +8,8 @@ use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 use tracer_common::outcome::Outcome;
 
-use super::event::Event;
 use super::joining::Account;
 use super::run::expression;
-use super::site::{Names, both_clocks_ns};
 use super::wall::WallClocks;
 use crate::agent::programs::CaptureBytes;
 use crate::app::{Failure, notice, wants_color};
@@ -19,6 +17,8 @@ use crate::capture::files::Rotation;
 use crate::capture::write::CaptureWriter;
 use crate::cli::{CaptureArgs, ChoiceArgs, Color, Format, TellingArgs};
 use crate::expression::Expression;
+use crate::node::event::Event;
+use crate::node::site::{Names, both_clocks_ns};
 pub use crate::output::summary::StreamEnd;
 use crate::output::summary::{LossTotals, Summary};
 use crate::output::text::Style;

@@ -19,6 +19,8 @@ pub(super) struct Twins<'a> {
 struct Group {
     /// The points of each packet or copy, and whether it was delivered.
     packets: Vec<(BTreeSet<Point>, bool)>,
+    /// How many more there were that were delivered, and that were not: of these no record is known to be theirs.
+    unplaced: [usize; 2],
     told: Told,
 }
 
@@ -53,6 +55,15 @@ impl<'a> Twins<'a> {
             groups.entry(emission.twin).or_default().packets.push((points, delivered));
             false
         });
+        for (twin, group) in &mut groups {
+            let all = truth.emissions.iter().filter(|emission| emission.twin == *twin);
+            let delivered = all.clone().flat_map(|emission| emission.copies.values());
+            let delivered = delivered.filter(|arrived| arrived.whole).count();
+            let lost = all.filter(|emission| !emission.copies.values().any(|arrived| arrived.whole)).count();
+            let placed = group.packets.iter().filter(|(_, delivered)| *delivered).count();
+            group.unplaced =
+                [delivered.saturating_sub(placed), lost.saturating_sub(group.packets.len() - placed)];
+        }
         Self { truth, groups }
     }
 
@@ -87,10 +98,11 @@ impl<'a> Twins<'a> {
 
     /// Adds what came of all of them.
     pub(super) fn settle(self, judgement: &mut Judgement) {
-        for (twin, Group { packets, told }) in self.groups {
+        for (twin, Group { packets, unplaced, told }) in self.groups {
             let delivered = packets.iter().filter(|(_, delivered)| *delivered).count();
             let lost = packets.len() - delivered;
-            let wrong = told.delivered.saturating_sub(delivered) + told.lost.saturating_sub(lost);
+            let wrong = told.delivered.saturating_sub(delivered + unplaced[0])
+                + told.lost.saturating_sub(lost + unplaced[1]);
             judgement.verdicts_wrong += wrong;
             judgement.verdicts_right += told.delivered.min(delivered) + told.lost.min(lost);
             judgement.verdicts_unknown += told.unknown;

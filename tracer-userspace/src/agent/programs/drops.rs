@@ -47,18 +47,34 @@ impl DropOutcomes {
 }
 
 impl Programs {
-    /// Loads the program on drops and puts it on its tracepoint, until this process ends. The layout must have been in
-    /// the options of [`Programs::new`].
+    /// Puts the program on drops on its tracepoint, until [`Programs::ignore_drops`] or the end of this process; loads it
+    /// the first time. The layout must have been in the options of [`Programs::new`].
     ///
     /// # Errors
     /// [`WatchError`]; all else goes on.
     pub fn watch_drops(&mut self) -> Result<(), WatchError> {
-        let btf = Btf::from_sys_fs().map_err(WatchError::Btf)?;
+        if self.drop_link.is_some() {
+            return Ok(());
+        }
         let program = self.observer.program_mut(PROGRAM).ok_or(WatchError::Missing(PROGRAM))?;
         let program: &mut BtfTracePoint = program.try_into().map_err(WatchError::Program)?;
-        program.load(TRACEPOINT, &btf).map_err(WatchError::Program)?;
-        program.attach().map_err(WatchError::Program)?;
+        if program.fd().is_err() {
+            let btf = Btf::from_sys_fs().map_err(WatchError::Btf)?;
+            program.load(TRACEPOINT, &btf).map_err(WatchError::Program)?;
+        }
+        self.drop_link = Some(program.attach().map_err(WatchError::Program)?);
         Ok(())
+    }
+
+    /// Takes the program on drops off its tracepoint: nobody asks for drops any more.
+    ///
+    /// # Errors
+    /// [`WatchError::Program`].
+    pub fn ignore_drops(&mut self) -> Result<(), WatchError> {
+        let Some(link) = self.drop_link.take() else { return Ok(()) };
+        let program = self.observer.program_mut(PROGRAM).ok_or(WatchError::Missing(PROGRAM))?;
+        let program: &mut BtfTracePoint = program.try_into().map_err(WatchError::Program)?;
+        program.detach(link).map_err(WatchError::Program)
     }
 
     /// What the program on drops did, over all CPUs; zeros where it is not loaded.
