@@ -14,13 +14,17 @@
 //! **Unit.** A packet as first seen on its way is one trajectory. Its hops may be cut into segments; a hop where
 //! it was merged with others stands in the trajectory of each.
 //!
-//! **Time.** Sightings may come late and out of order, from several nodes. Times of different clocks are compared only
-//! by what the packets themselves tell of these clocks ([`crate::trajectory::clock`]), never for joining. How long to wait is measured in the observer's time, which [`Correlator::advance`] is told.
+//! **Time.** Sightings may come late and out of order, from several nodes; two of equal content at one point are the
+//! packets' in the order of their times ([`displace`]). Times of different clocks are compared only by what the packets
+//! themselves tell of these clocks ([`crate::trajectory::clock`]), and join nothing, but for a retransmission that is equal
+//! to what was sent before ([`late`]). How long to wait is measured in the observer's time, which [`Correlator::advance`]
+//! is told.
 //!
 //! **Memory** is bounded by [`CorrelatorConfig::max_open`]; what is evicted is counted.
 
 mod assemble;
 mod clocks;
+mod displace;
 mod dropped;
 mod finish;
 mod fragments;
@@ -281,6 +285,10 @@ impl<D: Directory> Correlator<D> {
     /// Takes in a sighting, in any order.
     pub fn push(&mut self, sighting: Sighting) {
         self.counters.sightings += 1;
+        self.place(sighting);
+    }
+
+    fn place(&mut self, sighting: Sighting) {
         match Content::of(&sighting.packet, self.hash) {
             Content::Whole { key } => self.push_whole(sighting, key),
             Content::Bytes { key, range } => self.push_bytes(sighting, key, range),
@@ -357,6 +365,7 @@ impl<D: Directory> Correlator<D> {
             .filter_map(|(slot, open)| open.as_ref().map(|open| Handle { slot, serial: open.serial }))
             .collect();
         left.sort_by_key(|handle| handle.serial);
+        left.iter().for_each(|handle| self.claim_late_pieces(*handle));
         for handle in left {
             let ended = self.get(handle).is_some_and(|open| {
                 open.touched_ns == 0 || open.touched_ns + self.config.grace_ns > self.now_ns

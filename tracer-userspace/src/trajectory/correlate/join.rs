@@ -17,6 +17,14 @@ impl<D: Directory> Correlator<D> {
         found.clear();
         self.index.whole(key, &mut found);
         let chosen = self.choose(&found, &sighting);
+        if chosen.is_none() {
+            let later = self.displace(&found, &sighting, |all, slot| all.range_in(slot, &sighting));
+            if !later.is_empty() {
+                self.found = found;
+                later.into_iter().for_each(|later| self.place(later));
+                return;
+            }
+        }
         let crowded = found.len() >= MAX_EQUAL;
         if chosen.is_none() && crowded {
             let oldest = found[0];
@@ -171,6 +179,15 @@ impl<D: Directory> Correlator<D> {
 
     pub(super) fn push_bytes(&mut self, sighting: Sighting, key: u64, range: Range) {
         let chosen = self.find_pieces(&sighting, key, range);
+        if chosen.is_empty() && !self.found.is_empty() {
+            let found = std::mem::take(&mut self.found);
+            let later = self.displace(&found, &sighting, |_, _| range);
+            self.found = found;
+            if !later.is_empty() {
+                later.into_iter().for_each(|later| self.place(later));
+                return;
+            }
+        }
         self.place_bytes(&chosen, sighting, key, range);
     }
 
