@@ -332,6 +332,8 @@ pub enum NoEstimate {
     /// The packet was cut, and its first piece was not recorded at both points; or one of the two records may be another
     /// packet's.
     RecordsMissing,
+    /// One end of the leg may be another packet's.
+    Ambiguous,
 }
 
 impl NoEstimate {
@@ -342,6 +344,7 @@ impl NoEstimate {
             Self::OneDirectionOnly => "one direction only",
             Self::Inconsistent => "clocks contradict each other",
             Self::RecordsMissing => "records are missing",
+            Self::Ambiguous => "the packet is ambiguous",
         }
     }
 }

@@ -38,7 +38,8 @@ impl<D: Directory> Correlator<D> {
     /// Whether a packet the other way may still come that tells how long this one took between two clocks: for a
     /// connection's first packet, the answer. A packet that did not arrive has none, and nobody waits for ever.
     pub(super) fn awaits_clocks(&self, done: &mut Done) -> bool {
-        if done.trajectory.verdict != Verdict::Delivered {
+        let Trajectory { verdict, ambiguous, .. } = &done.trajectory;
+        if *verdict != Verdict::Delivered || ambiguous.is_some() {
             return false;
         }
         let since_ns = *done.waits_since_ns.get_or_insert(self.now_ns);
@@ -48,7 +49,7 @@ impl<D: Directory> Correlator<D> {
             }
             let wait_ns = match self.clocks.latency(left, arrived) {
                 Latency::Unknown(NoEstimate::OneDirectionOnly) => self.config.grace_ns,
-                Latency::Unknown(NoEstimate::Inconsistent | NoEstimate::RecordsMissing) => return false,
+                Latency::Unknown(_) => return false,
                 Latency::Exact { .. } | Latency::Estimated { .. } => self.config.settle_ns,
             };
             since_ns + wait_ns > self.judged_ns
@@ -59,13 +60,16 @@ impl<D: Directory> Correlator<D> {
     pub(super) fn time_crossings(&self, trajectory: &mut Trajectory) {
         let Trajectory { hops, legs, ambiguous, lost_records, .. } = trajectory;
         // The one end may be another packet's, and no bound holds for that.
-        let is_mixed_up = ambiguous.is_some() && *lost_records > 0;
+        let mixed_up = ambiguous.is_some().then_some(match lost_records {
+            0 => NoEstimate::Ambiguous,
+            _ => NoEstimate::RecordsMissing,
+        });
         for leg in legs {
             let (left, arrived) = (moment(&hops[leg.from]), moment(&hops[leg.from + 1]));
             if left.clock != arrived.clock {
-                leg.latency = match is_mixed_up {
-                    true => Latency::Unknown(NoEstimate::RecordsMissing),
-                    false => self.clocks.latency(left, arrived),
+                leg.latency = match mixed_up {
+                    Some(why) => Latency::Unknown(why),
+                    None => self.clocks.latency(left, arrived),
                 };
             }
         }
