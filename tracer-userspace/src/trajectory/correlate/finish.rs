@@ -164,6 +164,9 @@ impl<D: Directory> Correlator<D> {
             return;
         }
         self.claim_late_pieces(handle);
+        // What is closed cannot be claimed of any more.
+        let rivals = self.get(handle).map_or_else(Vec::new, |open| open.rivals.clone());
+        rivals.into_iter().for_each(|rival| self.claim_late_pieces(rival));
         self.close(handle, None);
     }
 

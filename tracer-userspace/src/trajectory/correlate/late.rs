@@ -54,15 +54,17 @@ impl<D: Directory> Correlator<D> {
         };
         let pieces: Vec<usize> =
             (0..older.segments.len()).filter(|index| has_its_bytes(&older.segments[*index])).collect();
-        let is_its_own_and_late = |index: &usize| {
-            let piece = &older.segments[*index];
-            open.range.contains(piece.range) && self.is_late(piece, older, open)
-        };
-        (!pieces.is_empty() && pieces.iter().all(is_its_own_and_late)).then_some(pieces)
+        if !pieces.iter().all(|index| open.range.contains(older.segments[*index].range)) {
+            return None;
+        }
+        // Some points may say nothing, for want of records.
+        let said = pieces.iter().filter_map(|index| self.is_late(&older.segments[*index], older, open));
+        let said: Vec<bool> = said.collect();
+        (!said.is_empty() && said.iter().all(|is_late| *is_late)).then_some(pieces)
     }
 
-    /// See the module for the rules.
-    fn is_late(&self, piece: &Segment, of: &Open, again: &Open) -> bool {
+    /// See the module for the rules; `None` where they say nothing.
+    fn is_late(&self, piece: &Segment, of: &Open, again: &Open) -> Option<bool> {
         let here_ns = piece.sighting.time_ns;
         let mut before_ns: Option<u64> = None;
         let mut is_last = true;
@@ -73,17 +75,16 @@ impl<D: Directory> Correlator<D> {
             let (follows, other_ns) =
                 (other.range.offset_from(piece.range.start) > 0, other.sighting.time_ns);
             if follows && other_ns < here_ns {
-                return true;
+                return Some(true);
             }
             is_last &= other_ns <= here_ns;
             before_ns = before_ns.max(Some(other_ns));
         }
         match before_ns {
-            Some(before_ns) => {
-                let is_closer = |between_ns| here_ns.saturating_sub(before_ns).saturating_mul(2) > between_ns;
-                is_last && time_between(of, again).is_some_and(is_closer)
-            }
-            None => self.arrived_after_it_left(piece, again),
+            Some(_) if !is_last => Some(false),
+            Some(before_ns) => time_between(of, again)
+                .map(|between_ns| here_ns.saturating_sub(before_ns).saturating_mul(2) > between_ns),
+            None => self.arrived_after_it_left(piece, again).then_some(true),
         }
     }
 
@@ -102,13 +103,12 @@ fn has_its_bytes_and_is_older(older: &Open, open: &Open) -> bool {
     older.in_stream && older.serial < open.serial && older.range.contains(open.range)
 }
 
-/// How much later the one was sent than the other, nanoseconds: the difference at a point that has seen both.
+/// How much later the one was sent than the other, nanoseconds, by a clock that both were seen by.
 fn time_between(older: &Open, open: &Open) -> Option<u64> {
-    open.segments.iter().find_map(|segment| {
-        let at_it = |other: &&Segment| {
-            other.sighting.point.id == segment.sighting.point.id && other.range.overlaps(segment.range)
-        };
-        let first = older.segments.iter().find(at_it)?;
-        segment.sighting.time_ns.checked_sub(first.sighting.time_ns)
-    })
+    let clock = open.segments.first()?.sighting.point.clock;
+    let first_of = |open: &Open| {
+        let on_clock = open.segments.iter().map(|segment| &segment.sighting);
+        on_clock.filter(|sighting| sighting.point.clock == clock).map(|sighting| sighting.time_ns).min()
+    };
+    first_of(open)?.checked_sub(first_of(older)?)
 }
