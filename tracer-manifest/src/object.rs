@@ -51,6 +51,19 @@ impl Kind {
 }
 
 impl Object {
+    /// From an answer of the API server.
+    ///
+    /// # Errors
+    /// It is no object of this kind.
+    pub fn from_json(kind: Kind, value: serde_json::Value) -> Result<Self, serde_json::Error> {
+        Ok(match kind {
+            Kind::Pod => Self::Pod(serde_json::from_value(value)?),
+            Kind::Service => Self::Service(serde_json::from_value(value)?),
+            Kind::EndpointSlice => Self::EndpointSlice(serde_json::from_value(value)?),
+            Kind::Node => Self::Node(serde_json::from_value(value)?),
+        })
+    }
+
     #[must_use]
     pub const fn kind(&self) -> Kind {
         match self {

@@ -3,12 +3,15 @@
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::CommandFactory;
+use kube::CustomResourceExt as _;
 
 use crate::cli::{Cli, Color, Command, ProgramLog};
-use crate::follow;
 use crate::follow::teller::Telling;
+use crate::kubernetes::packet_trace::PacketTrace;
+use crate::{follow, serve};
 
 /// Why a command ended without having done its work.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +55,21 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// Whether what is said goes to the log: of a process that nobody sits before.
+static LOGS: AtomicBool = AtomicBool::new(false);
+
 /// A line for the operator, besides the output. Where stderr is closed nobody wants it.
 pub fn notice(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    if !LOGS.load(Ordering::Relaxed) {
+        let _ = writeln!(io::stderr(), "{text}");
+        return;
+    }
+    match text.split_once(": ") {
+        Some(("error", text)) => tracing::error!("{text}"),
+        Some(("warning", text)) => tracing::warn!("{text}"),
+        Some(("note", text)) => tracing::info!("{text}"),
+        _ => tracing::info!("{text}"),
+    }
 }
 
 /// Runs a command.
@@ -69,14 +84,23 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Read(args) => follow::read::run(&args),
         Command::Observe(args) => follow::observe::run(&args),
         Command::Metrics(args) => follow::measure::run(&args),
+        Command::Agent(args) => serve::run::run(&args),
         Command::Points(args) => follow::points::run(&args),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut script);
             Ok(io::stdout().write_all(&script)?)
         }
+        Command::Crd => print_definition(),
         Command::Man { directory } => write_manual(&directory),
     }
+}
+
+/// JSON, which kubectl takes as well as YAML.
+fn print_definition() -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(&PacketTrace::crd())
+        .map_err(|error| Failure::Failed(format!("cannot print the definition: {error}")))?;
+    Ok(writeln!(io::stdout(), "{text}")?)
 }
 
 /// A page for each command, as `man` reads them.
@@ -96,11 +120,21 @@ fn start_logging(command: &Command) {
         Command::Capture(args) => args.run.hooks.program_log,
         Command::Observe(args) => args.hooks.program_log,
         Command::Metrics(args) => args.hooks.program_log,
-        Command::Points(_) | Command::Read(_) | Command::Completion { .. } | Command::Man { .. } => {
-            ProgramLog::Off
-        }
+        Command::Agent(args) => args.program_log,
+        Command::Points(_)
+        | Command::Read(_)
+        | Command::Completion { .. }
+        | Command::Crd
+        | Command::Man { .. } => ProgramLog::Off,
     };
-    let default = if program_log == ProgramLog::Off { "warn" } else { "warn,tracer_ebpf=trace" };
+    let is_agent = matches!(command, Command::Agent(_));
+    LOGS.store(is_agent, Ordering::Relaxed);
+    let default = match (is_agent, program_log) {
+        (true, ProgramLog::Off) => "warn,tracer=info",
+        (true, _) => "warn,tracer=info,tracer_ebpf=trace",
+        (false, ProgramLog::Off) => "warn",
+        (false, _) => "warn,tracer_ebpf=trace",
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("TRACER_LOG").unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
 }

@@ -34,6 +34,8 @@ pub enum Command {
     Observe(ObserveArgs),
     /// Measure how long packets take from point to point on this machine, for Prometheus
     Metrics(MetricsArgs),
+    /// Observe this node for those who may look: what the DaemonSet runs
+    Agent(AgentArgs),
     /// List the observation points: devices, hooks, our place there and who else is on them
     Points(PointsArgs),
     /// Print a script that completes commands and flags on Tab
@@ -41,6 +43,8 @@ pub enum Command {
         /// For this shell
         shell: clap_complete::Shell,
     },
+    /// Print the definition of PacketTrace, for `kubectl apply -f -`
+    Crd,
     /// Write the manual pages
     #[command(hide = true)]
     Man {
@@ -180,6 +184,37 @@ pub struct MetricsArgs {
     pub ending: EndingArgs,
     #[command(flatten)]
     pub hooks: HookArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// This node, as Kubernetes calls it: the spec.nodeName of the agent's pod
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: String,
+    /// Where to serve the API: an address of loopback; port 0 takes any
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = crate::serve::run::LISTEN)]
+    pub listen: SocketAddr,
+    /// Where to answer the kubelet's probes, /healthz and /readyz; port 0 takes any
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:4281")]
+    pub probes: SocketAddr,
+    /// The cluster and who asks it; the pod's service account if not given
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// How to attach: TCX at the head, legacy clsact filters, or the first where the kernel has it
+    #[arg(long, value_enum, default_value_t)]
+    pub attach: AttachMode,
+    /// Size of the kernel's ring buffer, bytes: a power of two from 4096 on
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = ring_bytes)]
+    pub ring_bytes: u32,
+    /// A further UDP port to look for VXLAN on, besides 4789 and 8472
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub vxlan_port: Option<u16>,
+    /// Log what the eBPF programs do (for developers; slow)
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t, hide_short_help = true)]
+    pub program_log: ProgramLog,
 }
 
 #[derive(Debug, Args)]

@@ -11,8 +11,10 @@
 //! | [`inventory`] | pods, Services and nodes by address |
 //! | [`trajectory`] | pure: from sightings to trajectories, verdicts, legs |
 //! | [`follow`] | selection of what to follow, and the run itself |
+//! | [`kubernetes`] | what is used of the Kubernetes API |
 //! | [`node`] | this machine under observation, kept as pods and devices come and go |
 //! | [`output`] | text and JSON |
+//! | [`serve`] | the agent: what one node observes, for those who may look |
 //! | [`stream`] | what one machine observes, as bytes for another process |
 
 pub mod agent;
@@ -23,7 +25,9 @@ pub mod expression;
 pub mod follow;
 pub mod host;
 pub mod inventory;
+pub mod kubernetes;
 pub mod node;
 pub mod output;
+pub mod serve;
 pub mod stream;
 pub mod trajectory;

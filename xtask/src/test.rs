@@ -18,6 +18,7 @@ use crate::{
 /// Crates whose tests need root. They build network namespaces.
 const LAB: &str = "tests/lab";
 const INTEGRATION: &str = "tests/integration";
+const AGENTS: &str = "tests/agents";
 /// Integration tests that may come out otherwise with filters of clsact than at TCX: they run with both here. The others
 /// run here at TCX, and by clsact on the old kernels of `cargo xtask vm`.
 const ABOUT_ATTACHING: [&str; 5] = ["coexistence", "ending", "every_hop", "flood", "points"];
@@ -51,10 +52,11 @@ pub(crate) enum Step {
     Fuzz,
     Lab,
     Integration,
+    Agents,
 }
 
 impl Step {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Fmt,
         Self::Clippy,
         Self::Rules,
@@ -64,6 +66,7 @@ impl Step {
         Self::Fuzz,
         Self::Lab,
         Self::Integration,
+        Self::Agents,
     ];
 
     const fn name(self) -> &'static str {
@@ -77,6 +80,7 @@ impl Step {
             Self::Fuzz => "fuzz",
             Self::Lab => "lab",
             Self::Integration => "integration",
+            Self::Agents => "agents",
         }
     }
 
@@ -86,7 +90,7 @@ impl Step {
 
     /// Whether the step runs named tests, so that a filter means something to it.
     const fn takes_filter(self) -> bool {
-        matches!(self, Self::Unit | Self::Lab | Self::Integration)
+        matches!(self, Self::Unit | Self::Lab | Self::Integration | Self::Agents)
     }
 }
 
@@ -156,7 +160,7 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
     }
     let mut built = Built::default();
     let mut harnesses = 0;
-    if [Step::Build, Step::Unit, Step::Lab, Step::Integration].into_iter().any(wanted) {
+    if [Step::Build, Step::Unit, Step::Lab, Step::Integration, Step::Agents].into_iter().any(wanted) {
         steps.run("build", &repeat(Step::Build), || {
             built = Built::new()?;
             Ok(())
@@ -193,6 +197,12 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
             })?;
         }
     }
+    if wanted(Step::Agents) {
+        steps.run("agents", &repeat(Step::Agents), || {
+            harnesses += built.run_as_root(AGENTS, options.attach, filter, |_| true)?;
+            Ok(())
+        })?;
+    }
     match filter {
         Some(filter) if harnesses == 0 => bail!("no test's name contains {filter:?}"),
         _ => Ok(()),
@@ -220,7 +230,7 @@ impl Built {
 
     /// Runs the tests that need no privileges; returns how many harnesses had any.
     fn run_unit_tests(&self, filter: Option<&str>) -> Result<usize> {
-        let privileged = [LAB, INTEGRATION].map(|dir| ebpf_build::workspace_root().join(dir));
+        let privileged = [LAB, INTEGRATION, AGENTS].map(|dir| ebpf_build::workspace_root().join(dir));
         let seed = env::var_os(SEED.0).unwrap_or_else(|| SEED.1.into());
         let unprivileged = self
             .programs

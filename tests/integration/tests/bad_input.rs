@@ -210,6 +210,7 @@ fn each_missing_capability_is_named_with_its_purpose() {
     const NET_ADMIN: &str = "CAP_NET_ADMIN (to attach programs to devices)";
     const SYS_ADMIN: &str =
         "CAP_SYS_ADMIN (to enter the network namespaces of pods and to load eBPF programs)";
+    const SYS_PTRACE: &str = "CAP_SYS_PTRACE (to find the network namespaces of pods by their processes)";
     let advice = ": run as root (sudo), or give the process these capabilities";
     // Where it was built nobody else may look.
     let directory = tempfile::tempdir().unwrap();
@@ -230,9 +231,10 @@ fn each_missing_capability_is_named_with_its_purpose() {
     };
 
     run(&["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"])
-        .is(1, &format!("error: missing {NET_ADMIN} and {SYS_ADMIN}{advice}"));
+        .is(1, &format!("error: missing {NET_ADMIN} and {SYS_ADMIN} and {SYS_PTRACE}{advice}"));
     run(&["--bounding-set", "-net_admin"]).is(1, &format!("error: missing {NET_ADMIN}{advice}"));
     run(&["--bounding-set", "-sys_admin"]).is(1, &format!("error: missing {SYS_ADMIN}{advice}"));
+    run(&["--bounding-set", "-sys_ptrace"]).is(1, &format!("error: missing {SYS_PTRACE}{advice}"));
 }
 
 #[test]

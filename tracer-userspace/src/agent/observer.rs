@@ -82,6 +82,19 @@ impl Losses {
             .saturating_add(self.drop_records)
     }
 
+    /// What was lost after `before`, an earlier reading of the same counts.
+    #[must_use]
+    pub const fn since(self, before: Self) -> Self {
+        Self {
+            ring_full: self.ring_full.saturating_sub(before.ring_full),
+            channel_full: self.channel_full.saturating_sub(before.channel_full),
+            undecodable: self.undecodable.saturating_sub(before.undecodable),
+            unattributed: self.unattributed.saturating_sub(before.unattributed),
+            drop_records: self.drop_records.saturating_sub(before.drop_records),
+            drops_elsewhere: self.drops_elsewhere.saturating_sub(before.drops_elsewhere),
+        }
+    }
+
     /// Adds what was lost elsewhere.
     pub const fn add(&mut self, other: Self) {
         self.ring_full = self.ring_full.saturating_add(other.ring_full);

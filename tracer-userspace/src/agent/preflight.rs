@@ -18,6 +18,12 @@ const SYS_ADMIN: Capability = Capability {
     name: "CAP_SYS_ADMIN",
     purpose: "to enter the network namespaces of pods and to load eBPF programs",
 };
+/// Only by their processes are containers' namespaces found, and others' may be looked at with this alone.
+const SYS_PTRACE: Capability = Capability {
+    bit: 19,
+    name: "CAP_SYS_PTRACE",
+    purpose: "to find the network namespaces of pods by their processes",
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
@@ -55,7 +61,7 @@ pub fn check() -> Result<Kernel, PreflightError> {
 }
 
 fn missing_capabilities(effective: u64) -> Vec<String> {
-    [NET_ADMIN, SYS_ADMIN]
+    [NET_ADMIN, SYS_ADMIN, SYS_PTRACE]
         .iter()
         .filter(|capability| effective & (1 << capability.bit) == 0)
         .map(|capability| format!("{} ({})", capability.name, capability.purpose))
@@ -83,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_missing_capability_is_named_with_its_purpose() {
-        let missing = missing_capabilities(1 << NET_ADMIN.bit);
+        let missing = missing_capabilities(1 << NET_ADMIN.bit | 1 << SYS_PTRACE.bit);
         assert_eq!(missing.len(), 1);
         assert!(missing[0].starts_with("CAP_SYS_ADMIN (to enter"), "{missing:?}");
         assert!(missing_capabilities(u64::MAX).is_empty());

@@ -35,7 +35,7 @@ pub(super) fn expression(text: Option<&str>) -> Result<Option<Expression>, Failu
 }
 
 /// Runs `work` to its end, on one thread.
-pub(super) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -44,7 +44,7 @@ pub(super) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Resul
 }
 
 /// Waits for a signal or for the end of the run's time.
-pub(super) async fn wait_for_end(mut interrupted: Interrupted, duration: Option<Duration>) -> Ending {
+pub(crate) async fn wait_for_end(mut interrupted: Interrupted, duration: Option<Duration>) -> Ending {
     tokio::select! {
         biased;
         () = interrupted.wait() => Ending::Interrupted,
@@ -53,7 +53,7 @@ pub(super) async fn wait_for_end(mut interrupted: Interrupted, duration: Option<
 }
 
 /// A clock that ticks every `period`, and later after a delay.
-pub(super) fn ticks(period: Duration) -> Interval {
+pub(crate) fn ticks(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks

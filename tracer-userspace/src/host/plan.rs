@@ -41,6 +41,19 @@ impl Scope {
         Self::default()
     }
 
+    /// Nothing at all.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { pods: Some(BTreeSet::new()), nodes: Some(BTreeSet::new()), all_devices: false }
+    }
+
+    /// Whether it is [`Scope::nothing`].
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        let is_empty = |pods: &BTreeSet<PodRef>| pods.is_empty();
+        self.pods.as_ref().is_some_and(is_empty) && self.nodes.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
     fn has_pod(&self, pod: &PodRef) -> bool {
         self.pods.as_ref().is_none_or(|pods| pods.contains(pod))
     }

@@ -34,6 +34,8 @@ pub struct Machine {
     nodes: Vec<String>,
     site: Site,
     scope: Scope,
+    /// The machine has changed and was not looked over: nobody asks for anything.
+    stale: bool,
     observer: Observer,
     records: mpsc::Receiver<Vec<Sample>>,
     devices: Devices,
@@ -88,7 +90,8 @@ impl Machine {
         Ok(Self {
             nodes,
             site,
-            scope: Scope { pods: Some([].into()), nodes: Some([].into()), all_devices: false },
+            scope: Scope::nothing(),
+            stale: false,
             observer,
             records,
             devices,
@@ -117,9 +120,21 @@ impl Machine {
         let armed = self.observer.arm(follows).map_err(|error| Failure::Failed(error.to_string()));
         self.scope = scope;
         self.follow_plan(emit);
-        // What changed since the last look is seen by another one.
-        self.looks.want(SETTLE);
+        if !self.scope.is_nothing() {
+            // What changed since the last look is seen by another one.
+            self.looks.want(if std::mem::take(&mut self.stale) { Duration::ZERO } else { SETTLE });
+        }
         armed
+    }
+
+    /// Looks over the machine again: the inventory has changed, or a device. Where nobody asks for anything, when
+    /// somebody does.
+    pub fn look_again(&mut self, delay: Duration) {
+        if self.scope.is_nothing() {
+            self.stale = true;
+        } else {
+            self.looks.want(delay);
+        }
     }
 
     /// Lets the kernel tell of drops, where it can; false where it cannot.
@@ -239,7 +254,7 @@ impl Machine {
                 if let LinkEvent::Gone { netns, link } = event {
                     self.devices.gone((netns, link.ifindex), &mut self.observer, emit);
                 }
-                self.looks.want(SETTLE);
+                self.look_again(SETTLE);
             }
             Happening::Records(batch) => self.take_in(batch, emit),
         }
@@ -321,7 +336,7 @@ impl Machine {
         }
         match self.site.reload_if_changed() {
             Ok(true) => {
-                self.looks.want(Duration::ZERO);
+                self.look_again(Duration::ZERO);
                 return Changed::Inventory;
             }
             // A pod gets its address after its link, and nobody tells of addresses.

@@ -6,10 +6,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
 
 use rustix::time::{ClockId, clock_gettime};
+use tracer_manifest::{Kind, Object};
 
 use crate::app::Failure;
 use crate::host::survey::{Survey, survey};
-use crate::inventory::{Inventory, file};
+use crate::inventory::{Inventory, ObjectError, file};
+use crate::kubernetes::watch::Change;
 use crate::trajectory::model::{Directory, Owner};
 
 /// CLOCK_MONOTONIC, nanoseconds: the clock of hop records.
@@ -83,6 +85,32 @@ impl Names {
         Ok(())
     }
 
+    /// Takes in what a watch of the API server has told at `now_ns`; gives what cannot be used, in words.
+    pub fn take(&self, kind: Kind, change: Change<Object>, now_ns: u64) -> Option<String> {
+        let mut inventory = self.write();
+        let refused = |object: &Object, error: ObjectError| {
+            let metadata = object.metadata();
+            let name = metadata.name.as_deref().unwrap_or_default();
+            let namespace = metadata.namespace.as_deref().unwrap_or_default();
+            format!("{} {namespace}/{name}: {error}", kind.name())
+        };
+        match change {
+            Change::All(objects) => {
+                let wrong = inventory.reset(kind, &objects, now_ns);
+                let (place, error) = wrong.into_iter().next()?;
+                Some(refused(&objects[place], error))
+            }
+            Change::Put(object) => {
+                inventory.apply_told(&object, now_ns).err().map(|error| refused(&object, error))
+            }
+            Change::Gone(object) => {
+                inventory.delete(&object, now_ns);
+                None
+            }
+            Change::Trouble(trouble) => Some(trouble),
+        }
+    }
+
     /// Gives `work` the inventory.
     pub fn with<T>(&self, work: impl FnOnce(&Inventory) -> T) -> T {
         work(&self.read())
@@ -110,8 +138,8 @@ impl Directory for Names {
 
 /// See the module.
 pub struct Site {
-    path: PathBuf,
-    modified: Option<SystemTime>,
+    /// The inventory's file and when it was written; `None` where somebody else keeps the inventory.
+    file: Option<(PathBuf, Option<SystemTime>)>,
     names: Names,
     survey: Survey,
 }
@@ -125,7 +153,19 @@ impl Site {
         let modified = modification_time(&path);
         let inventory = load(&path)?;
         let survey = look(&inventory)?;
-        let mut site = Self { path, modified, names: Names(Arc::new(RwLock::new(inventory))), survey };
+        let names = Names(Arc::new(RwLock::new(inventory)));
+        let mut site = Self { file: Some((path, modified)), names, survey };
+        site.learn_node_addresses();
+        Ok(site)
+    }
+
+    /// Looks over the machine for an inventory that somebody else keeps up to date.
+    ///
+    /// # Errors
+    /// The machine cannot be looked at.
+    pub fn told(names: Names) -> Result<Self, Failure> {
+        let survey = names.with(look)?;
+        let mut site = Self { file: None, names, survey };
         site.learn_node_addresses();
         Ok(site)
     }
@@ -145,13 +185,14 @@ impl Site {
     /// # Errors
     /// The new file cannot be used; the old inventory stays.
     pub fn reload_if_changed(&mut self) -> Result<bool, Failure> {
-        let modified = modification_time(&self.path);
-        if modified.is_none() || modified == self.modified {
+        let Some((path, known)) = &mut self.file else { return Ok(false) };
+        let modified = modification_time(path);
+        if modified.is_none() || modified == *known {
             return Ok(false);
         }
         // Also when it is wrong: one complaint a change is enough.
-        self.modified = modified;
-        let newer = load(&self.path)?;
+        *known = modified;
+        let newer = load(path)?;
         self.names.write().renew(newer, monotonic_ns());
         self.learn_node_addresses();
         Ok(true)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tracer_common::record::{MAX_TUNNELS, split_captured};
 
-use super::{Sighted, wire};
+use super::{Counts, Sighted, wire};
 use crate::trajectory::model::{
     ClockId, DeviceRole, Direction, DropPlace, DropSighting, Encapsulation, Frame, IcmpHeader,
     ObservationPoint, Packet, PodRef, PointId, Quote, Sighting,
@@ -138,6 +138,20 @@ pub(crate) fn drop_from_wire(drop: wire::Drop) -> Checked<DropSighting> {
     };
     let (place, reason) = (Arc::new(place), name(drop.reason)?.into());
     Ok(DropSighting { place, clock: ClockId(0), time_ns, follows: 1, reason, packet })
+}
+
+pub(crate) fn counts_to_wire(counts: &Counts) -> wire::Counts {
+    let losses = counts.losses;
+    wire::Counts {
+        outcomes: counts.outcomes.iter().map(|(name, count)| (name.clone(), *count)).collect(),
+        ring_full: losses.ring_full,
+        channel_full: losses.channel_full,
+        undecodable: losses.undecodable,
+        unattributed: losses.unattributed,
+        drop_records: losses.drop_records,
+        drops_elsewhere: losses.drops_elsewhere,
+        at_points: counts.at_points.iter().map(|(point, count)| (*point, *count)).collect(),
+    }
 }
 
 /// Gives a name or any other text back if it is not too long.

@@ -123,16 +123,7 @@ impl<R: Read> StreamReader<R> {
         let number = self.count;
         let message = wire::Message::decode(self.buffer.as_slice())
             .map_err(|source| StreamError::Undecodable { number, source })?;
-        let invalid = |Invalid(what)| StreamError::Invalid { number, what };
-        let kind = match (message.kind, number) {
-            (Some(Kind::Hello(hello)), 1) => return Ok(Some(check_hello(hello)?)),
-            (Some(Kind::Hello(_)), _) => return Err(invalid(Invalid("the stream begins a second time"))),
-            (_, 1) => return Err(invalid(Invalid("the stream does not begin with who speaks"))),
-            (Some(kind), _) => kind,
-            // A kind that a later version has added.
-            (None, _) => return Ok(None),
-        };
-        told(kind).map(Some).map_err(invalid)
+        check(message, number)
     }
 
     /// A varint, of which no more is read than the longest message needs.
@@ -154,6 +145,23 @@ impl<R: Read> StreamReader<R> {
         }
         Err(StreamError::TooLong { number: self.count + 1 })
     }
+}
+
+/// What the `number`th message of a stream, from 1, tells; `None` for one that means nothing to this version.
+///
+/// # Errors
+/// [`StreamError`]: nothing behind it can be believed.
+pub(crate) fn check(message: wire::Message, number: u64) -> Result<Option<Told>, StreamError> {
+    let invalid = |Invalid(what)| StreamError::Invalid { number, what };
+    let kind = match (message.kind, number) {
+        (Some(Kind::Hello(hello)), 1) => return Ok(Some(check_hello(hello)?)),
+        (Some(Kind::Hello(_)), _) => return Err(invalid(Invalid("the stream begins a second time"))),
+        (_, 1) => return Err(invalid(Invalid("the stream does not begin with who speaks"))),
+        (Some(kind), _) => kind,
+        // A kind that a later version has added.
+        (None, _) => return Ok(None),
+    };
+    told(kind).map(Some).map_err(invalid)
 }
 
 fn check_hello(hello: wire::Hello) -> Result<Told, StreamError> {

@@ -77,17 +77,7 @@ impl<W: Write> StreamWriter<W> {
     /// # Errors
     /// What the output returns.
     pub fn counts(&mut self, counts: &Counts) -> io::Result<()> {
-        let losses = counts.losses;
-        self.write(Kind::Counts(wire::Counts {
-            outcomes: counts.outcomes.iter().map(|(name, count)| (name.clone(), *count)).collect(),
-            ring_full: losses.ring_full,
-            channel_full: losses.channel_full,
-            undecodable: losses.undecodable,
-            unattributed: losses.unattributed,
-            drop_records: losses.drop_records,
-            drops_elsewhere: losses.drops_elsewhere,
-            at_points: counts.at_points.iter().map(|(point, count)| (*point, *count)).collect(),
-        }))
+        self.write(Kind::Counts(convert::counts_to_wire(counts)))
     }
 
     /// Says that all that was observed before is told.

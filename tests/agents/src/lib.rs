@@ -1,0 +1,21 @@
+//! A lab as a cluster: a double of the Kubernetes API that knows its pods and nodes, an agent for each node, and clients
+//! that ask as `tracer follow` does.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `agent` | a running `tracer agent` |
+//! | `client` | who makes a PacketTrace and reads its records |
+//! | `cluster` | the lab's objects in the double |
+
+mod agent;
+mod client;
+mod cluster;
+
+pub use crate::agent::Agent;
+pub use crate::client::{Records, TraceAsked, expires_in};
+pub use crate::cluster::Cluster;
+
+use std::time::Duration;
+
+/// How long anything here may take.
+pub const SOON: Duration = Duration::from_secs(20);

@@ -1,0 +1,13 @@
+//! What tracer uses of the Kubernetes API.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`packet_trace`] | the custom resource by which a client asks agents to record |
+//! | [`secret`] | what only the client and whoever it tells knows of a trace |
+//! | [`cluster`] | connecting, and what an answer of the API server means to an operator |
+//! | [`watch`] | objects as they come and go |
+
+pub mod cluster;
+pub mod packet_trace;
+pub mod secret;
+pub mod watch;

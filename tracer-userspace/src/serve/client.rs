@@ -1,0 +1,112 @@
+//! The other end of the agent's API: what it answers is checked as a stream from anywhere is.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+
+use super::api::wire::agent_client::AgentClient;
+use super::api::wire::{DescribeRequest, Description, ObserveRequest};
+use super::request::TraceKey;
+use crate::kubernetes::secret::Secret;
+use crate::stream::Told;
+use crate::stream::read::{StreamError, check};
+use crate::stream::wire::Message;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("cannot be reached: {0}")]
+    Unreachable(#[from] tonic::transport::Error),
+    /// Ask again later.
+    #[error("{0}")]
+    NotYet(String),
+    #[error("refuses: {0}")]
+    Refused(String),
+    #[error("was lost: {0}")]
+    Lost(String),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+impl From<Status> for AgentError {
+    fn from(status: Status) -> Self {
+        let said = status.message().to_owned();
+        match status.code() {
+            Code::Unavailable => Self::NotYet(said),
+            Code::NotFound | Code::FailedPrecondition | Code::OutOfRange | Code::ResourceExhausted => {
+                Self::Refused(said)
+            }
+            code => Self::Lost(format!("{code:?}: {said}")),
+        }
+    }
+}
+
+/// A connection to one agent.
+#[derive(Clone, Debug)]
+pub struct AgentConnection {
+    client: AgentClient<Channel>,
+}
+
+impl AgentConnection {
+    /// To an agent that listens on an address of this machine.
+    ///
+    /// # Errors
+    /// [`AgentError::Unreachable`].
+    pub async fn to(address: SocketAddr) -> Result<Self, AgentError> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(CONNECT_TIMEOUT);
+        Ok(Self { client: AgentClient::new(endpoint.connect().await?) })
+    }
+
+    /// Who it is.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn describe(&mut self) -> Result<Description, AgentError> {
+        Ok(self.client.describe(DescribeRequest {}).await?.into_inner())
+    }
+
+    /// The records of a trace.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn observe(&mut self, key: &TraceKey, secret: &Secret) -> Result<Observed, AgentError> {
+        let TraceKey { namespace, name, uid } = key.clone();
+        let request = ObserveRequest { namespace, name, uid, secret: secret.bytes().to_vec() };
+        let messages = self.client.observe(request).await?.into_inner();
+        Ok(Observed { messages, count: 0, ended: false })
+    }
+}
+
+/// A stream of records.
+#[derive(Debug)]
+pub struct Observed {
+    messages: Streaming<Message>,
+    /// Messages read.
+    count: u64,
+    ended: bool,
+}
+
+impl Observed {
+    /// The next message that means something to this version; `None` behind the end.
+    ///
+    /// # Errors
+    /// [`AgentError`]; nothing more comes then.
+    pub async fn next(&mut self) -> Result<Option<Told>, AgentError> {
+        while !self.ended {
+            let Some(message) = self.messages.message().await? else {
+                self.ended = true;
+                return Err(StreamError::CutOff { after: self.count }.into());
+            };
+            self.count += 1;
+            if let Some(told) = check(message, self.count)? {
+                self.ended = matches!(told, Told::End { .. });
+                return Ok(Some(told));
+            }
+        }
+        Ok(None)
+    }
+}
