@@ -11,7 +11,7 @@ use crate::record::Origin;
 /// Share of a scenario's packets, over all its rows, that must be complete where no record was lost.
 const COMPLETE: f64 = 0.999;
 /// As [`COMPLETE`], of one row; one packet there may always be incomplete.
-const COMPLETE_IN_ROW: f64 = 0.995;
+const COMPLETE_IN_ROW: f64 = 0.99;
 /// Share of cross-node times whose true value must be inside the bound.
 const INSIDE: f64 = 0.99;
 

@@ -40,8 +40,8 @@ use crate::node::site::{Names, Site, boot_id, monotonic_ns};
 const TICK: Duration = Duration::from_millis(20);
 /// How often what has a time is looked at: ends of traces, what is to be verified again.
 const SECOND: Duration = Duration::from_secs(1);
-/// Seconds after which pods of other nodes are verified again: nobody tells of those.
-const VERIFY_AGAIN: u32 = 30;
+/// Seconds after which pods of other nodes are verified again: nobody tells of those, and their addresses may be others'.
+const VERIFY_AGAIN: u32 = 5;
 /// Changes of the API server that may wait.
 const CHANGES: usize = 256;
 /// How long an expired trace stays to be read, seconds.

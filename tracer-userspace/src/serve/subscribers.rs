@@ -170,17 +170,16 @@ impl Subscribers {
 
     /// Says what was lost and until when all is told, and hands on what waits. Gives up who has gone.
     pub fn beat(&mut self, machine: &Machine, until_ns: u64) {
-        if self.all.is_empty() {
-            return;
+        let is_due = |subscriber: &Subscriber| until_ns > 0 && subscriber.beaten.elapsed() >= HEARTBEAT;
+        if !self.all.iter().any(is_due) {
+            return self.flush();
         }
         let (losses, at_points) = (machine.losses(), machine.lost_at_points());
         let outcomes = machine.outcomes().unwrap_or_default();
         let outcomes: BTreeMap<String, u64> =
             Outcome::ALL.iter().map(|outcome| (outcome.name().to_owned(), outcomes.get(*outcome))).collect();
-        for subscriber in &mut self.all {
-            if until_ns > 0 && subscriber.beaten.elapsed() >= HEARTBEAT {
-                subscriber.beat(losses, &outcomes, &at_points, until_ns);
-            }
+        for subscriber in self.all.iter_mut().filter(|subscriber| is_due(subscriber)) {
+            subscriber.beat(losses, &outcomes, &at_points, until_ns);
         }
         self.flush();
     }

@@ -54,7 +54,13 @@ pub async fn verify(
         if entry.is_finished() {
             continue;
         }
-        verified.addresses.extend(&entry.addresses);
+        // The API server may say late what this node knows already: an address is another pod's by now.
+        let is_still_its = |address: &&IpAddr| {
+            names.with(|inventory| {
+                inventory.pod_at(**address).is_none_or(|holder| holder.pod.uid == entry.pod.uid)
+            })
+        };
+        verified.addresses.extend(entry.addresses.iter().filter(is_still_its));
         if wanted.masqueraded {
             verified.masqueraded.extend(node_addresses(client, names, node, &entry.node).await?);
         }
