@@ -133,18 +133,23 @@ pub struct TellingArgs {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Observe this machine, without Kubernetes' help
-    #[arg(long, required_unless_present = "from")]
+    #[arg(long, requires = "inventory")]
     pub local: bool,
     /// Join what `tracer observe` wrote, or writes, here: a file, a FIFO, or a Unix socket; once for each machine
     #[arg(
         long,
+        requires = "inventory",
         value_name = "PATH",
         value_hint = ValueHint::FilePath,
         conflicts_with_all = ["local", "attach", "ring_bytes", "vxlan_port", "nodes", "program_log"],
     )]
     pub from: Vec<PathBuf>,
+    /// With --local and --from, pods, Services and nodes: what `kubectl get pods,services,endpointslices,nodes -A -o yaml`
+    /// printed
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub inventory: Option<PathBuf>,
     #[command(flatten)]
-    pub inventory: InventoryArgs,
+    pub cluster: ClusterArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
     #[command(flatten)]
@@ -153,6 +158,20 @@ pub struct RunArgs {
     pub ending: EndingArgs,
     #[command(flatten)]
     pub hooks: HookArgs,
+}
+
+/// Which cluster, where neither --local nor --from is given.
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// The cluster and who asks it, as for kubectl
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["local", "from"])]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["local", "from"])]
+    pub context: Option<String>,
+    /// Where the agents are
+    #[arg(long, value_name = "NAMESPACE", default_value = "tracer-system")]
+    pub agents_namespace: String,
 }
 
 #[derive(Debug, Args)]
@@ -281,7 +300,7 @@ pub struct InventoryArgs {
 }
 
 /// Whose packets.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SelectionArgs {
     /// The pod to follow
     #[arg(long, value_name = "[NAMESPACE/]NAME")]

@@ -5,6 +5,7 @@
 //! | [`select`], [`wanted`] | from names to the addresses and ports of two ends |
 //! | [`observation`] | observing this machine for a selection; its events go to whoever takes them |
 //! | [`joining`] | from events to told trajectories |
+//! | [`cluster`], `agents`, `trace` | by a cluster's agents: the API server's names, the agents' streams, what they are asked |
 //! | [`local`] | `tracer follow --local`: both in one process |
 //! | [`observe`] | `tracer observe`: the events as a stream |
 //! | [`merge`] | `tracer follow --from`: the streams of several machines |
@@ -17,7 +18,9 @@
 //! | [`points`] | `tracer points` |
 //! | [`read`] | `tracer read`: captures instead of a machine |
 
+mod agents;
 mod clocks;
+pub mod cluster;
 pub mod joining;
 pub mod local;
 pub mod measure;
@@ -31,5 +34,6 @@ pub mod select;
 pub mod signals;
 pub mod silence;
 pub mod teller;
+mod trace;
 pub mod wall;
 mod wanted;

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tracer::serve::run::LISTEN;
 use tracer_api_double::ApiDouble;
 use tracer_integration::patient;
 use tracer_lab::Lab;
 
 use crate::SOON;
+use crate::agent::Agent;
 
 /// The resource as RBAC has it.
 pub(crate) const TRACES: &str = "packettraces.tracer.dev";
@@ -52,10 +54,27 @@ impl Cluster {
             self.api.put(object.clone())?;
         }
         for (namespace, name) in self.api.names("pods") {
-            if !pods.contains(&name) {
+            if namespace != "tracer-system" && !pods.contains(&name) {
                 self.api.remove("pods", &namespace, &name);
             }
         }
+        Ok(())
+    }
+
+    /// Makes an agent reachable as the DaemonSet's are: by a port-forward to its pod.
+    ///
+    /// # Errors
+    /// The pod is none.
+    pub fn publish(&self, agent: &Agent, node: &str) -> Result<()> {
+        let name = format!("tracer-agent-{node}");
+        self.api.put(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": name, "namespace": "tracer-system", "labels": { "app.kubernetes.io/name": "tracer-agent" },
+            },
+            "spec": { "nodeName": node }, "status": { "phase": "Running" },
+        }))?;
+        self.api.forward("tracer-system", &name, LISTEN.port(), agent.address);
         Ok(())
     }
 

@@ -10,12 +10,15 @@
 //! | `path` | what a URL names |
 //! | `rights` | who may do what |
 //! | `serve` | HTTP |
+//! | `forward` | port-forward by WebSocket |
 
+mod forward;
 mod path;
 mod rights;
 mod serve;
 mod store;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +45,8 @@ struct Shared {
 struct State {
     store: Store,
     rights: Rights,
+    /// What pods' ports lead to.
+    forwards: BTreeMap<(String, String, u16), SocketAddr>,
     /// Requests by verb and resource, as RBAC has them.
     asked: Vec<(String, String)>,
 }
@@ -148,6 +153,11 @@ impl ApiDouble {
     /// Cuts all connections; new ones are taken.
     pub fn cut_connections(&self) {
         self.shared.cut.send_modify(|count| *count += 1);
+    }
+
+    /// A port-forward to this port of a pod leads to an address of this machine.
+    pub fn forward(&self, namespace: &str, pod: &str, port: u16, to: SocketAddr) {
+        self.shared.state().forwards.insert((namespace.to_owned(), pod.to_owned(), port), to);
     }
 
     /// Ends, and begins again on the same port with the same objects.

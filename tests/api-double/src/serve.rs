@@ -19,9 +19,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::Shared;
 use crate::path::{Named, parameter};
 use crate::store::kind_of;
+use crate::{Shared, forward};
 
 /// How often a watch says how far it is.
 const BOOKMARKS: Duration = Duration::from_secs(1);
@@ -39,7 +39,8 @@ pub(crate) async fn listen(address: SocketAddr, shared: Arc<Shared>) -> Result<(
             tokio::spawn(async move {
                 let mut cut = shared.cut.subscribe();
                 let service = service_fn(|request| answer(request, Arc::clone(&shared)));
-                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let connection =
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
                 tokio::select! {
                     // However it ends, the client sees it.
                     _ = connection => {}
@@ -82,6 +83,9 @@ async fn respond(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Ans
     let (namespace, name) =
         (named.namespace.clone().unwrap_or_default(), named.name.clone().unwrap_or_default());
     let missing = || (StatusCode::NOT_FOUND, "NotFound", format!("{} \"{name}\" not found", named.resource));
+    if named.subresource.as_deref() == Some("portforward") {
+        return forward_port(request, shared, &namespace, &name, query.as_deref());
+    }
     match verb {
         "get" => {
             let found = shared.state().store.get(&named.resource, &namespace, &name).cloned();
@@ -132,6 +136,29 @@ async fn respond(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Ans
     }
 }
 
+/// A port-forward to one port of a pod.
+fn forward_port(
+    request: Request<Incoming>,
+    shared: &Arc<Shared>,
+    namespace: &str,
+    pod: &str,
+    query: Option<&str>,
+) -> Result<Answer, Refused> {
+    let bad = |what: String| (StatusCode::BAD_REQUEST, "BadRequest", what);
+    let port = parameter(query, "ports").and_then(|text| text.parse().ok());
+    let port: u16 = port.ok_or_else(|| bad("one port is wanted".to_owned()))?;
+    let key = (namespace.to_owned(), pod.to_owned(), port);
+    let to = shared.state().forwards.get(&key).copied();
+    let to = to.ok_or_else(|| (StatusCode::NOT_FOUND, "NotFound", format!("pods \"{pod}\" not found")))?;
+    let headers =
+        forward::switch(&request).ok_or_else(|| bad("an upgrade to WebSocket is wanted".to_owned()))?;
+    tokio::spawn(forward::carry(request, port, to, shared.cut.subscribe()));
+    let mut response = Response::new(Full::new(Bytes::new()).boxed());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
 fn authorize(request: &Request<Incoming>, shared: &Shared, verb: &str, named: &Named) -> Result<(), Refused> {
     let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let Some(user) = bearer.and_then(|value| value.strip_prefix("Bearer ")) else {
@@ -172,7 +199,10 @@ fn is_selected(object: &Value, named: &Named, query: Option<&str>) -> bool {
         .is_none_or(|namespace| object["metadata"]["namespace"] == namespace.as_str());
     let selector = parameter(query, "fieldSelector").unwrap_or_default();
     let fields = selector.split(',').filter_map(|term| term.split_once('='));
+    let labels = parameter(query, "labelSelector").unwrap_or_default();
+    let mut labels = labels.split(',').filter_map(|term| term.split_once('='));
     in_namespace
+        && labels.all(|(key, value)| object["metadata"]["labels"][key] == value)
         && fields.into_iter().all(|(field, value)| {
             let pointer = format!("/{}", field.trim().replace('.', "/"));
             object.pointer(&pointer).and_then(Value::as_str).unwrap_or_default()

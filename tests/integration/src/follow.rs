@@ -41,7 +41,11 @@ pub struct Report {
 }
 
 impl Follow {
-    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+    /// Starts it, and waits until it follows.
+    ///
+    /// # Errors
+    /// When it ends or is silent before it says so; with what it said.
+    pub fn start(command: &mut Command) -> Result<Self> {
         let follow = Self::spawn(command)?;
         follow.until_ready()?;
         Ok(follow)

@@ -5,6 +5,8 @@
 //! link watches ─► look over the machine (worker thread) ─► attach     also for the clock and for signals
 //! ```
 
+use std::path::Path;
+
 use super::joining::{Account, Joining, TICK};
 use super::observation::{Observation, extent, prepare};
 use super::run::{Ending, block_on, ticks, wait_for_end};
@@ -20,8 +22,8 @@ use crate::trajectory::model::ClockId;
 ///
 /// # Errors
 /// [`Failure`]; nothing of ours is attached then.
-pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
-    let prepared = prepare(&args.inventory, &args.selection, &args.hooks)?;
+pub fn run(args: &RunArgs, inventory: &Path, telling: Telling<'_>) -> Result<(), Failure> {
+    let prepared = prepare(inventory, &args.selection, &args.hooks)?;
     block_on(async {
         // Before anything is attached: from here on a signal ends the run in good order.
         let interrupted = Interrupted::listen()?;

@@ -21,6 +21,7 @@ mod sources;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,10 @@ use tokio::time::Instant;
 use tracer_common::outcome::Outcome;
 
 use self::progress::Progress;
-use self::sources::{Heard, Sources};
+pub(super) use self::sources::Heard;
+use self::sources::Sources;
+use super::agents::Begun;
+use super::cluster::{Feed, News};
 use super::joining::{Account, Joining, TICK};
 use super::observation::extent;
 use super::run::{Ending, block_on, ticks, wait_for_end};
@@ -36,7 +40,7 @@ use super::select::Selection;
 use super::signals::Interrupted;
 use super::silence;
 use super::teller::{StreamEnd, Telling};
-use super::wanted::resolve;
+use super::wanted::{resolve, scope_of};
 use crate::agent::observer::Losses;
 use crate::agent::programs::Outcomes;
 use crate::app::{Failure, notice};
@@ -58,8 +62,8 @@ const MAX_POINTS: usize = 16_384;
 ///
 /// # Errors
 /// [`Failure`].
-pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
-    let names = Names::open(&args.inventory.inventory)?;
+pub fn run(args: &RunArgs, inventory: &Path, telling: Telling<'_>) -> Result<(), Failure> {
+    let names = Names::open(inventory)?;
     let selection = names.with(|inventory| resolve(inventory, &args.selection))?;
     for note in &selection.notes {
         notice(&format!("note: {note}"));
@@ -69,9 +73,26 @@ pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
         let sources = Sources::open(&args.from)?;
         let joining = Joining::new(args, telling, &selection, names, monotonic_ns())?;
         let mut merge = Merge::new(args, selection, joining, sources.described());
-        let ending = merge.until_the_end(sources, interrupted).await?;
+        let ending = merge.until_the_end(sources, interrupted, None).await?;
         merge.finish(ending)
     })
+}
+
+/// As [`run`], with the streams of a cluster's agents, which come and go, and an inventory that changes.
+///
+/// # Errors
+/// [`Failure`].
+pub(super) async fn run_with(
+    args: &RunArgs,
+    selection: Selection,
+    joining: Joining,
+    feed: Feed,
+    interrupted: Interrupted,
+) -> Result<(), Failure> {
+    let mut merge = Merge::new(args, selection, joining, std::iter::empty());
+    merge.awaited = feed.streams_at_first();
+    let ending = merge.until_the_end(Sources::none(), interrupted, Some(feed)).await?;
+    merge.finish(ending)
 }
 
 /// What is known of one stream.
@@ -96,6 +117,26 @@ struct Stream {
     end: Option<String>,
 }
 
+impl Stream {
+    fn new(path: String, recorded: bool) -> Self {
+        Self {
+            path,
+            recorded,
+            hello: None,
+            clock: None,
+            points: HashMap::new(),
+            attached: BTreeSet::new(),
+            pointless: 0,
+            progress: Progress::default(),
+            counts: Counts::default(),
+            spoke: Instant::now(),
+            silent: false,
+            awaited: false,
+            end: None,
+        }
+    }
+}
+
 struct Merge<'a> {
     args: &'a RunArgs,
     selection: Selection,
@@ -112,6 +153,8 @@ struct Merge<'a> {
     /// of before wait for nothing longer.
     leaving: VecDeque<(u64, usize)>,
     announced: bool,
+    /// So many streams are to come before it is said that all are there.
+    awaited: usize,
 }
 
 impl<'a> Merge<'a> {
@@ -121,21 +164,7 @@ impl<'a> Merge<'a> {
         joining: Joining,
         described: impl Iterator<Item = (String, bool)>,
     ) -> Self {
-        let streams = described.map(|(path, recorded)| Stream {
-            path,
-            recorded,
-            hello: None,
-            clock: None,
-            points: HashMap::new(),
-            attached: BTreeSet::new(),
-            pointless: 0,
-            progress: Progress::default(),
-            counts: Counts::default(),
-            spoke: Instant::now(),
-            silent: false,
-            awaited: false,
-            end: None,
-        });
+        let streams = described.map(|(path, recorded)| Stream::new(path, recorded));
         Self {
             args,
             selection,
@@ -147,6 +176,7 @@ impl<'a> Merge<'a> {
             since: Vec::new(),
             leaving: VecDeque::new(),
             announced: false,
+            awaited: 0,
         }
     }
 
@@ -154,6 +184,7 @@ impl<'a> Merge<'a> {
         &mut self,
         mut sources: Sources,
         interrupted: Interrupted,
+        mut feed: Option<Feed>,
     ) -> Result<Ending, Failure> {
         let mut tick = ticks(TICK);
         let end = wait_for_end(interrupted, self.args.ending.duration);
@@ -163,14 +194,33 @@ impl<'a> Merge<'a> {
                 biased;
                 ending = &mut end => return Ok(ending),
                 _ = tick.tick() => self.tell_finished()?,
+                news = next_news(&mut feed) => self.take_news(news, &mut sources, &mut feed),
                 (index, heard) = sources.next() => self.take(index, heard),
             }
             if self.joining.is_enough() {
                 return Ok(Ending::Done);
             }
-            if self.streams.iter().all(|stream| stream.end.is_some()) {
+            // Agents that have gone come back.
+            if feed.is_none() && self.streams.iter().all(|stream| stream.end.is_some()) {
                 self.announce();
                 return Ok(Ending::Done);
+            }
+        }
+    }
+
+    fn take_news(&mut self, news: News, sources: &mut Sources, feed: &mut Option<Feed>) {
+        match news {
+            News::Stream(Begun { node, messages }) => {
+                let path = format!("of the agent on {node}");
+                sources.add(&path, messages);
+                self.streams.push(Stream::new(path, false));
+            }
+            News::Selection(selection) => {
+                self.joining.take(Event::Scope(scope_of(&selection)));
+                if let Some(feed) = feed {
+                    feed.ask_for(&selection);
+                }
+                self.selection = *selection;
             }
         }
     }
@@ -302,9 +352,16 @@ impl<'a> Merge<'a> {
                     && known.node == point.node
                     && known.pod == point.pod
                     && known.device == point.device
+                    && !self.has_taken_over(index, *owner)
                     && self.streams[*owner].attached.contains(&known.id)
             })
             .map(|(_, (_, owner))| *owner)
+    }
+
+    /// Whether a stream is another one's successor: the same agent, asked again.
+    fn has_taken_over(&self, index: usize, former: usize) -> bool {
+        let (stream, former) = (&self.streams[index], &self.streams[former]);
+        stream.path == former.path && former.end.is_some()
     }
 
     fn take_sightings(&mut self, index: usize, sightings: Vec<Sighted>) {
@@ -461,7 +518,7 @@ impl<'a> Merge<'a> {
     fn announce_if_ready(&mut self) {
         let is_ready =
             |stream: &Stream| stream.progress.until_ns().is_some() || stream.silent || stream.end.is_some();
-        if !self.announced && self.streams.iter().all(is_ready) {
+        if !self.announced && self.streams.len() >= self.awaited && self.streams.iter().all(is_ready) {
             self.announce();
         }
     }
@@ -500,6 +557,14 @@ impl<'a> Merge<'a> {
             return Ok(());
         }
         Err(Failure::Failed(format!("not every stream could be read:\n{}", refused.join("\n"))))
+    }
+}
+
+/// Waits for ever where there is no cluster.
+async fn next_news(feed: &mut Option<Feed>) -> News {
+    match feed {
+        Some(feed) => feed.next().await,
+        None => std::future::pending().await,
     }
 }
 

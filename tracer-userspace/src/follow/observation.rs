@@ -2,6 +2,7 @@
 //! here.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::select::Selection;
@@ -12,7 +13,7 @@ use crate::agent::preflight;
 use crate::agent::programs::{CaptureBytes, LoadOptions};
 use crate::agent::slots::Slot;
 use crate::app::{Failure, notice};
-use crate::cli::{HookArgs, InventoryArgs, SelectionArgs};
+use crate::cli::{HookArgs, SelectionArgs};
 use crate::host::drop_reasons::DropReasons;
 use crate::host::kernel::{Feature, Kernel};
 use crate::inventory::Inventory;
@@ -42,7 +43,7 @@ pub(super) struct Prepared {
 
 /// Checks what this kernel has, reads the inventory, and says what the selection means.
 pub(super) fn prepare(
-    inventory: &InventoryArgs,
+    inventory: &Path,
     asked: &SelectionArgs,
     hooks: &HookArgs,
 ) -> Result<Prepared, Failure> {
@@ -53,7 +54,7 @@ pub(super) fn prepare(
     if !kernel.has(Feature::KernelBtf) {
         notice(&format!("note: kernel {} has {}", kernel.release, Feature::KernelBtf.absence()));
     }
-    let site = Site::open(inventory.inventory.clone())?;
+    let site = Site::open(inventory.to_owned())?;
     let selection = site.names().with(|inventory| {
         check_nodes(inventory, &hooks.nodes)?;
         resolve(inventory, asked)

@@ -33,7 +33,7 @@ pub fn run(args: &ObserveArgs) -> Result<(), Failure> {
                 .to_owned(),
         ));
     }
-    let prepared = prepare(&args.source.inventory, &args.selection, &args.hooks)?;
+    let prepared = prepare(&args.source.inventory.inventory, &args.selection, &args.hooks)?;
     block_on(async {
         // Before anything is attached: from here on a signal ends the run in good order.
         let interrupted = Interrupted::listen()?;

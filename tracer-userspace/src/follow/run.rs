@@ -6,7 +6,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use super::signals::Interrupted;
 use super::teller::Telling;
-use super::{local, merge};
+use super::{cluster, local, merge};
 use crate::app::Failure;
 use crate::cli::RunArgs;
 use crate::expression::Expression;
@@ -19,12 +19,19 @@ pub enum Ending {
     Interrupted,
 }
 
-/// Follows, on this machine or from streams.
+/// Follows: on this machine, from streams, or by the agents of a cluster.
 ///
 /// # Errors
 /// [`Failure`].
 pub fn follow(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
-    if args.from.is_empty() { local::run(args, telling) } else { merge::run(args, telling) }
+    match &args.inventory {
+        Some(inventory) if args.local => local::run(args, inventory, telling),
+        Some(inventory) if !args.from.is_empty() => merge::run(args, inventory, telling),
+        Some(_) => Err(Failure::Usage(
+            "--inventory is for --local and --from: without them the cluster itself is asked".to_owned(),
+        )),
+        None => cluster::run(args, telling),
+    }
 }
 
 /// Reads what was given with `--filter`.

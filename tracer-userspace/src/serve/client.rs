@@ -1,10 +1,16 @@
 //! The other end of the agent's API: what it answers is checked as a stream from anywhere is.
 
+use std::future::ready;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hyper::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
+use tower::service_fn;
 
 use super::api::wire::agent_client::AgentClient;
 use super::api::wire::{DescribeRequest, Description, ObserveRequest};
@@ -59,6 +65,22 @@ impl AgentConnection {
     pub async fn to(address: SocketAddr) -> Result<Self, AgentError> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(CONNECT_TIMEOUT);
         Ok(Self { client: AgentClient::new(endpoint.connect().await?) })
+    }
+
+    /// Over a connection that somebody else has made, such as a port-forward.
+    ///
+    /// # Errors
+    /// [`AgentError::Unreachable`].
+    pub async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<Self, AgentError> {
+        let mut stream = Some(TokioIo::new(stream));
+        let connector = service_fn(move |_: Uri| {
+            let taken = stream.take().ok_or_else(|| io::Error::other("the connection has ended"));
+            ready(taken)
+        });
+        let endpoint = Endpoint::from_static("http://agent").connect_timeout(CONNECT_TIMEOUT);
+        Ok(Self { client: AgentClient::new(endpoint.connect_with_connector(connector).await?) })
     }
 
     /// Who it is.

@@ -20,7 +20,7 @@ const WAITING: usize = 64;
 
 /// What came from a stream.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(in crate::follow) enum Heard {
     Told(Told),
     Failed(StreamError),
     /// Nothing more comes, and nobody has said so.
@@ -51,6 +51,17 @@ impl Sources {
     pub(super) fn open(paths: &[PathBuf]) -> Result<Self, Failure> {
         let all = paths.iter().map(|path| Source::open(path)).collect::<Result<_, _>>()?;
         Ok(Self { all, first: 0 })
+    }
+
+    /// None yet, see [`Sources::add`].
+    pub(super) fn none() -> Self {
+        Self { all: Vec::new(), first: 0 }
+    }
+
+    /// Adds a live one, whose messages somebody else reads.
+    pub(super) fn add(&mut self, name: &str, receiver: mpsc::Receiver<Heard>) {
+        let path = PathBuf::from(name);
+        self.all.push(Source { path, recorded: false, receiver, beats: 0, ended: false });
     }
 
     /// Each stream's path and whether it is a recording.

@@ -276,10 +276,7 @@ fn told(streams: &[Vec<u8>], order: Order) -> Vec<String> {
     let names = Names::open(&path).unwrap();
     let selection = names.with(|inventory| resolve(inventory, &args.run.selection)).unwrap();
     let teller = Teller::to(Box::new(out.clone()), &args.telling, &args.run.choice, names.clone()).unwrap();
-    let config = CorrelatorConfig {
-        scopes: vec![crate::follow::wanted::scope_of(&selection)],
-        ..CorrelatorConfig::default()
-    };
+    let config = CorrelatorConfig { scopes: vec![scope_of(&selection)], ..CorrelatorConfig::default() };
     let joining = Joining::with(teller, config, names, 1);
     let described = (0..streams.len()).map(|index| (format!("stream {index}"), true));
     let mut merge = Merge::new(&args.run, selection, joining, described);

@@ -78,7 +78,7 @@ fn between_two_pods_all_addresses_match_and_in_the_servers_place_its_services() 
     let b = selection.b.as_ref().unwrap();
     assert_eq!((b.name.as_str(), b.kind), ("default/httpbin", EndKind::Pod));
     assert_eq!(b.addresses, addresses(&["10.244.1.246", "fd00::246"]));
-    let Translated { a, b, ports } = &selection.translated;
+    let Translated { a, b, ports, .. } = &selection.translated;
     assert!(a.is_empty(), "between pods nothing is masqueraded, and no Service leads to curl");
     assert_eq!((b, ports.len()), (&addresses(&["10.96.5.5"]), 0));
     let nodes: Vec<String> = selection.scope().nodes.unwrap().iter().map(ToString::to_string).collect();

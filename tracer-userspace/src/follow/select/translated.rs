@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::ports::target_ports;
 use super::{End, EndKind, Selection};
 use crate::inventory::{Inventory, PodEntry, ServiceEntry};
+use crate::trajectory::model::ServiceRef;
 
 /// Nothing in it is an end's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Translated {
     pub b: Vec<IpAddr>,
     /// The ports of these Services that lead to the ports asked for.
     pub ports: Vec<u16>,
+    /// The Services that lead to A.
+    pub services_of_a: Vec<Arc<ServiceRef>>,
 }
 
 impl Translated {
@@ -25,8 +29,8 @@ impl Translated {
         let b = selection.b.as_ref();
         let mut ports = BTreeSet::new();
         let mut by_services = |end: &End| by_services(inventory, selection, end, &mut ports);
-        let mut a = by_services(&selection.a);
-        let mut in_place_of_b = b.map(&mut by_services).unwrap_or_default();
+        let (mut a, services_of_a) = by_services(&selection.a);
+        let mut in_place_of_b = b.map(&mut by_services).unwrap_or_default().0;
         a.extend(after_snat(inventory, pod, b));
         let own: Vec<IpAddr> = selection
             .a
@@ -38,7 +42,7 @@ impl Translated {
         a.retain(|address| !own.contains(address));
         in_place_of_b.retain(|address| !own.contains(address));
         ports.retain(|port| !selection.ports.contains(port));
-        Self { a, b: in_place_of_b, ports: ports.into_iter().collect() }
+        Self { a, b: in_place_of_b, ports: ports.into_iter().collect(), services_of_a }
     }
 }
 
@@ -49,21 +53,22 @@ fn by_services(
     selection: &Selection,
     end: &End,
     ports: &mut BTreeSet<u16>,
-) -> Vec<IpAddr> {
+) -> (Vec<IpAddr>, Vec<Arc<ServiceRef>>) {
     if end.kind != EndKind::Pod {
         // A Service's own are the end's, and it has the addresses and ports on both sides.
-        return Vec::new();
+        return (Vec::new(), Vec::new());
     }
-    let mut addresses = BTreeSet::new();
+    let (mut addresses, mut services) = (BTreeSet::new(), Vec::new());
     for service in inventory.services() {
         let slices = || inventory.slices(&service.service);
         let leads_here = slices().flat_map(|slice| &slice.addresses).any(|to| end.addresses.contains(to));
         if leads_here && service.addresses().next().is_some() {
             addresses.extend(service.addresses());
+            services.push(Arc::clone(&service.service));
             ports.extend(ports_leading_to(inventory, service, selection));
         }
     }
-    addresses.into_iter().collect()
+    (addresses.into_iter().collect(), services)
 }
 
 /// Ports of a Service behind which is one that was asked for.

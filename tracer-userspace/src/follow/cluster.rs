@@ -1,0 +1,247 @@
+//! `tracer follow` by a cluster's agents.
+//!
+//! ```text
+//! API server ─► names, kept up to date ─► selection ─► PacketTrace ─► agents arm
+//!      └─ port-forward to the agent of each node involved ─► streams ─► merge ─► correlate ─► tell
+//! ```
+
+use std::collections::BTreeSet;
+
+use kube::api::{Api, DynamicObject, ListParams};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracer_manifest::Kind;
+
+use super::agents::{Asking, Begun};
+use super::joining::Joining;
+use super::merge;
+use super::run::block_on;
+use super::select::Selection;
+use super::signals::Interrupted;
+use super::teller::Telling;
+use super::trace::Trace;
+use super::wanted::resolve;
+use crate::app::{Failure, notice};
+use crate::cli::{RunArgs, SelectionArgs};
+use crate::kubernetes::cluster::{Access, Attempt, Cluster, resource_of};
+use crate::kubernetes::watch::{self, Change, Told};
+use crate::node::site::{Names, monotonic_ns};
+
+/// The kinds that names are made of, as RBAC calls them.
+const KINDS: [(Kind, &str); 4] = [
+    (Kind::Node, "nodes"),
+    (Kind::Pod, "pods"),
+    (Kind::Service, "services"),
+    (Kind::EndpointSlice, "endpointslices.discovery.k8s.io"),
+];
+/// Changes that may wait.
+const CHANGES: usize = 1024;
+const STREAMS: usize = 64;
+
+/// Runs until the count, the time or a signal ends it.
+///
+/// # Errors
+/// [`Failure`]; the PacketTrace is deleted then.
+pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
+    if telling.capture_bytes().is_some() {
+        return Err(Failure::Failed(
+            "agents do not give out packets' bytes in this version: capture with --local on a node, or join what tracer \
+             observe --snaplen wrote there (--from)"
+                .to_owned(),
+        ));
+    }
+    block_on(async {
+        let mut interrupted = Interrupted::listen()?;
+        let access =
+            Access { kubeconfig: args.cluster.kubeconfig.clone(), context: args.cluster.context.clone() };
+        let (cluster, mut feed) = tokio::select! {
+            biased;
+            () = interrupted.wait() => return Ok(()),
+            opened = open(&access, &args.selection) => opened?,
+        };
+        let selection = feed.names.with(|inventory| resolve(inventory, &feed.asked))?;
+        for note in &selection.notes {
+            notice(&format!("note: {note}"));
+        }
+        let joining = Joining::new(args, telling, &selection, feed.names.clone(), monotonic_ns())?;
+        let trace = Trace::make(&cluster, &selection).await?;
+        let kept = feed.follow(&cluster, &args.cluster.agents_namespace, trace, &selection).await?;
+        let result = merge::run_with(args, selection, joining, feed, interrupted).await;
+        // With the feed went the last who could change the trace: it is being deleted.
+        let _ = kept.await;
+        result
+    })
+}
+
+async fn open(access: &Access, asked: &SelectionArgs) -> Result<(Cluster, Feed), Failure> {
+    let cluster = Cluster::connect(access).await?;
+    notice(&format!("note: asking {} for pods, Services and nodes", cluster.server));
+    let feed = Feed::open(&cluster, asked).await?;
+    Ok((cluster, feed))
+}
+
+/// What comes from the cluster beside the streams' messages.
+pub(super) enum News {
+    Stream(Begun),
+    /// Pods came or went.
+    Selection(Box<Selection>),
+}
+
+/// See the module.
+pub(super) struct Feed {
+    names: Names,
+    asked: SelectionArgs,
+    changes: mpsc::Receiver<Told>,
+    begun: mpsc::Receiver<Begun>,
+    asking: Option<Asking>,
+    selections: Option<mpsc::Sender<Selection>>,
+    selection: Option<Selection>,
+    /// Nodes whose agents are asked, or that have none.
+    nodes: BTreeSet<String>,
+    streams: usize,
+}
+
+impl Feed {
+    /// Reads all names.
+    async fn open(cluster: &Cluster, asked: &SelectionArgs) -> Result<Self, Failure> {
+        for (kind, resource) in KINDS {
+            let attempt = Attempt { verb: "list", resource, namespace: None };
+            let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource_of(kind));
+            let listed = api.list(&ListParams::default().limit(1)).await;
+            listed.map_err(|error| Failure::Failed(attempt.explain(&error)))?;
+        }
+        let (sender, mut changes) = mpsc::channel(CHANGES);
+        for (kind, _) in KINDS {
+            watch::objects(&cluster.client, kind, None, sender.clone());
+        }
+        let names = Names::none();
+        let mut awaited: Vec<Kind> = KINDS.iter().map(|(kind, _)| *kind).collect();
+        while !awaited.is_empty() {
+            let Some(Told::Objects(kind, change)) = changes.recv().await else {
+                return Err(Failure::Failed("the watches of the API server have ended".to_owned()));
+            };
+            if matches!(change, Change::All(_)) {
+                awaited.retain(|other| *other != kind);
+            }
+            complain(names.take(kind, change, 0));
+        }
+        let namespace = asked.namespace.clone().or_else(|| Some(cluster.namespace.clone()));
+        let asked = SelectionArgs { namespace, ..asked.clone() };
+        let (_, begun) = mpsc::channel(1);
+        Ok(Self {
+            names,
+            asked,
+            changes,
+            begun,
+            asking: None,
+            selections: None,
+            selection: None,
+            nodes: BTreeSet::new(),
+            streams: 0,
+        })
+    }
+
+    /// Asks the agents that a trace concerns; gives the task that keeps the trace, and deletes it when the feed goes.
+    async fn follow(
+        &mut self,
+        cluster: &Cluster,
+        namespace: &str,
+        trace: Trace,
+        selection: &Selection,
+    ) -> Result<JoinHandle<()>, Failure> {
+        let (sender, begun) = mpsc::channel(STREAMS);
+        let asking = Asking {
+            cluster: cluster.clone(),
+            namespace: namespace.to_owned(),
+            key: trace.key.clone(),
+            secret: trace.secret.clone(),
+            begun: sender,
+        };
+        let (selections, receiver) = mpsc::channel(1);
+        let kept = tokio::spawn(trace.keep(receiver));
+        let agents = match asking.find().await {
+            Ok(agents) => agents,
+            Err(failure) => {
+                drop(selections);
+                let _ = kept.await;
+                return Err(failure);
+            }
+        };
+        (self.begun, self.asking, self.selections) = (begun, Some(asking), Some(selections));
+        self.selection = Some(selection.clone());
+        for node in self.nodes_of(selection) {
+            if agents.contains_key(&node) {
+                self.streams += 1;
+            }
+            self.ask(node);
+        }
+        Ok(kept)
+    }
+
+    /// How many streams are to come before all are there.
+    pub(super) fn streams_at_first(&self) -> usize {
+        self.streams
+    }
+
+    /// What comes next. May be dropped and asked again at any time.
+    pub(super) async fn next(&mut self) -> News {
+        loop {
+            tokio::select! {
+                Some(begun) = self.begun.recv() => return News::Stream(begun),
+                Some(told) = self.changes.recv() => {
+                    if let Some(selection) = self.take(told) {
+                        return News::Selection(Box::new(selection));
+                    }
+                }
+                else => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// Tells the agents what the selection has become, and asks those of further nodes.
+    pub(super) fn ask_for(&mut self, selection: &Selection) {
+        if let Some(selections) = &self.selections {
+            // If the last one is still on its way, the next change tells of this one too.
+            let _ = selections.try_send(selection.clone());
+        }
+        for node in self.nodes_of(selection) {
+            self.ask(node);
+        }
+    }
+
+    /// The selection, if the change makes another one of it.
+    fn take(&mut self, told: Told) -> Option<Selection> {
+        let Told::Objects(kind, change) = told else { return None };
+        complain(self.names.take(kind, change, monotonic_ns()));
+        // The pod may come back under the same name; until then its last addresses are followed.
+        let selection = self.names.with(|inventory| resolve(inventory, &self.asked)).ok()?;
+        if self.selection.as_ref() == Some(&selection) {
+            return None;
+        }
+        self.selection = Some(selection.clone());
+        Some(selection)
+    }
+
+    fn nodes_of(&self, selection: &Selection) -> Vec<String> {
+        match selection.scope().nodes {
+            Some(nodes) => nodes.iter().map(ToString::to_string).collect(),
+            None => {
+                self.names.with(|inventory| inventory.nodes().map(|node| node.name.to_string()).collect())
+            }
+        }
+    }
+
+    fn ask(&mut self, node: String) {
+        if let Some(asking) = &self.asking
+            && self.nodes.insert(node.clone())
+        {
+            tokio::spawn(asking.clone().keep_asking(node));
+        }
+    }
+}
+
+fn complain(trouble: Option<String>) {
+    if let Some(trouble) = trouble {
+        notice(&format!("warning: {trouble}"));
+    }
+}

@@ -1,0 +1,159 @@
+//! The PacketTrace of a follow: made from a selection, kept as that changes, moved on while we live, deleted at the end.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::run::ticks;
+use super::select::Selection;
+use super::silence;
+use crate::app::{Failure, notice};
+use crate::kubernetes::cluster::{Attempt, Cluster};
+use crate::kubernetes::packet_trace::{PacketTrace, PacketTraceSpec, TracedPod};
+use crate::kubernetes::secret::Secret;
+use crate::serve::request::TraceKey;
+
+const RESOURCE: &str = "packettraces.tracer.dev";
+/// How long a trace outlives its client, seconds.
+const LIFE_S: i64 = 120;
+/// How often its end is moved on.
+const RENEW: Duration = Duration::from_secs(40);
+
+/// See the module.
+pub(super) struct Trace {
+    api: Api<PacketTrace>,
+    pub(super) key: TraceKey,
+    pub(super) secret: Secret,
+    spec: PacketTraceSpec,
+}
+
+impl Trace {
+    /// Asks for a selection.
+    ///
+    /// # Errors
+    /// The API server refuses; with the right that is missing.
+    pub(super) async fn make(cluster: &Cluster, selection: &Selection) -> Result<Self, Failure> {
+        let namespace = selection.pod.namespace.clone();
+        let secret = Secret::new().map_err(|error| Failure::Failed(error.to_owned()))?;
+        let spec = spec_of(selection, &secret);
+        let api: Api<PacketTrace> = Api::namespaced(cluster.client.clone(), &namespace);
+        let mut trace = PacketTrace::new("", spec.clone());
+        trace.metadata.name = None;
+        trace.metadata.generate_name = Some(format!("{}-", short(&selection.pod.name)));
+        let attempt = Attempt { verb: "create", resource: RESOURCE, namespace: Some(&namespace) };
+        let made = api.create(&PostParams::default(), &trace).await.map_err(|error| match &error {
+            kube::Error::Api(status) if status.code == 404 => Failure::Failed(format!(
+                "the cluster {} does not know PacketTraces: is tracer installed there? (tracer crd | kubectl apply -f -)",
+                cluster.server
+            )),
+            error => Failure::Failed(attempt.explain(error)),
+        })?;
+        let key = TraceKey::of(&made).ok_or_else(|| {
+            Failure::Failed("the API server gave the PacketTrace no name or uid".to_owned())
+        })?;
+        Ok(Self { api, key, secret, spec })
+    }
+
+    /// Keeps it while selections come, and deletes it when none can come any more.
+    pub(super) async fn keep(mut self, mut selections: mpsc::Receiver<Selection>) {
+        let mut renewal = ticks(RENEW);
+        // The first tick comes at once.
+        renewal.tick().await;
+        loop {
+            tokio::select! {
+                selection = selections.recv() => match selection {
+                    Some(selection) => self.update(&selection).await,
+                    None => return self.delete().await,
+                },
+                _ = renewal.tick() => self.renew().await,
+            }
+        }
+    }
+
+    /// Asks for what the selection has become, where that is something else.
+    async fn update(&mut self, selection: &Selection) {
+        let spec = PacketTraceSpec { expires: self.spec.expires.clone(), ..spec_of(selection, &self.secret) };
+        if spec == self.spec {
+            return;
+        }
+        // A field that is empty now has to be taken away, which a merge patch does with null.
+        let patch = json!({ "spec": {
+            "follows": spec.follows, "pods": spec.pods, "services": spec.services, "peers": spec.peers,
+            "masqueraded": spec.masqueraded, "protocols": spec.protocols, "ports": spec.ports, "nodes": spec.nodes,
+        } });
+        if self.patch(&patch).await {
+            self.spec = spec;
+        }
+    }
+
+    /// Moves its end on.
+    async fn renew(&mut self) {
+        let expires = expiry();
+        if self.patch(&json!({ "spec": { "expires": expires } })).await {
+            self.spec.expires = expires;
+        }
+    }
+
+    /// Ends it.
+    async fn delete(&self) {
+        match self.api.delete(&self.key.name, &DeleteParams::default()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => {
+                let attempt =
+                    Attempt { verb: "delete", resource: RESOURCE, namespace: Some(&self.key.namespace) };
+                notice(&format!(
+                    "note: PacketTrace {} ends by itself within {LIFE_S} s: {}",
+                    self.key,
+                    attempt.explain(&error)
+                ));
+            }
+        }
+    }
+
+    async fn patch(&self, patch: &serde_json::Value) -> bool {
+        let patched = self.api.patch(&self.key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        if let Err(error) = &patched {
+            let attempt = Attempt { verb: "patch", resource: RESOURCE, namespace: Some(&self.key.namespace) };
+            notice(&format!("warning: PacketTrace {}: {}", self.key, attempt.explain(error)));
+        }
+        patched.is_ok()
+    }
+}
+
+fn spec_of(selection: &Selection, secret: &Secret) -> PacketTraceSpec {
+    let Selection { a, b, translated, protocol, ports, .. } = selection;
+    let peers = b.as_ref().map(|end| {
+        let all = end.addresses.iter().chain(&translated.b);
+        all.map(ToString::to_string).collect::<Vec<_>>()
+    });
+    let nodes = selection.scope().nodes.into_iter().flatten().map(|name| name.to_string());
+    let is_of_services = |address: &std::net::IpAddr| a.addresses.contains(address);
+    PacketTraceSpec {
+        follows: silence::what(selection),
+        client: format!("tracer {}", env!("CARGO_PKG_VERSION")),
+        pods: a.pods.iter().map(|pod| TracedPod { name: pod.name.clone(), uid: pod.uid.clone() }).collect(),
+        services: translated.services_of_a.iter().map(|service| service.name.clone()).collect(),
+        // Of what stands in A's place, what no Service explains is its node's after SNAT.
+        masqueraded: peers.is_some() && translated.a.iter().any(|address| !is_of_services(address)),
+        peers,
+        protocols: protocol.iter().copied().collect(),
+        ports: ports.iter().chain(&translated.ports).copied().collect(),
+        nodes: nodes.collect(),
+        expires: expiry(),
+        secret_sha256: secret.hash().to_string(),
+    }
+}
+
+fn expiry() -> String {
+    let at_s = Timestamp::now().as_second() + LIFE_S;
+    Timestamp::from_second(at_s).unwrap_or(Timestamp::MAX).to_string()
+}
+
+/// So that a generated name is none that is too long.
+fn short(name: &str) -> &str {
+    name.get(..40).unwrap_or(name).trim_end_matches(['-', '.'])
+}
