@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use kube::api::{Api, DynamicObject, ListParams};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracer_manifest::Kind;
 
@@ -24,7 +24,7 @@ use super::wanted::resolve;
 use crate::app::{Failure, notice};
 use crate::cli::{RunArgs, SelectionArgs};
 use crate::kubernetes::cluster::{Access, Attempt, Cluster, resource_of};
-use crate::kubernetes::watch::{self, Change, Told};
+use crate::kubernetes::watch::{Change, Told, objects};
 use crate::node::site::{Names, monotonic_ns};
 
 /// The kinds that names are made of, as RBAC calls them.
@@ -94,8 +94,8 @@ pub(super) struct Feed {
     changes: mpsc::Receiver<Told>,
     begun: mpsc::Receiver<Begun>,
     asking: Option<Asking>,
-    selections: Option<mpsc::Sender<Selection>>,
-    selection: Option<Selection>,
+    /// What is followed, for the task that keeps the trace.
+    selection: Option<watch::Sender<Selection>>,
     /// Nodes whose agents are asked, or that have none.
     nodes: BTreeSet<String>,
     streams: usize,
@@ -112,7 +112,7 @@ impl Feed {
         }
         let (sender, mut changes) = mpsc::channel(CHANGES);
         for (kind, _) in KINDS {
-            watch::objects(&cluster.client, kind, None, sender.clone());
+            objects(&cluster.client, kind, None, sender.clone());
         }
         let names = Names::none();
         let mut awaited: Vec<Kind> = KINDS.iter().map(|(kind, _)| *kind).collect();
@@ -134,7 +134,6 @@ impl Feed {
             changes,
             begun,
             asking: None,
-            selections: None,
             selection: None,
             nodes: BTreeSet::new(),
             streams: 0,
@@ -149,26 +148,25 @@ impl Feed {
         trace: Trace,
         selection: &Selection,
     ) -> Result<JoinHandle<()>, Failure> {
-        let (sender, begun) = mpsc::channel(STREAMS);
+        let (streams, begun) = mpsc::channel(STREAMS);
         let asking = Asking {
             cluster: cluster.clone(),
             namespace: namespace.to_owned(),
             key: trace.key.clone(),
             secret: trace.secret.clone(),
-            begun: sender,
+            begun: streams,
         };
-        let (selections, receiver) = mpsc::channel(1);
+        let (sender, receiver) = watch::channel(selection.clone());
         let kept = tokio::spawn(trace.keep(receiver));
         let agents = match asking.find().await {
             Ok(agents) => agents,
             Err(failure) => {
-                drop(selections);
+                drop(sender);
                 let _ = kept.await;
                 return Err(failure);
             }
         };
-        (self.begun, self.asking, self.selections) = (begun, Some(asking), Some(selections));
-        self.selection = Some(selection.clone());
+        (self.begun, self.asking, self.selection) = (begun, Some(asking), Some(sender));
         for node in self.nodes_of(selection) {
             if agents.contains_key(&node) {
                 self.streams += 1;
@@ -198,12 +196,8 @@ impl Feed {
         }
     }
 
-    /// Tells the agents what the selection has become, and asks those of further nodes.
+    /// Asks the agents of nodes that were not concerned before.
     pub(super) fn ask_for(&mut self, selection: &Selection) {
-        if let Some(selections) = &self.selections {
-            // If the last one is still on its way, the next change tells of this one too.
-            let _ = selections.try_send(selection.clone());
-        }
         for node in self.nodes_of(selection) {
             self.ask(node);
         }
@@ -215,11 +209,14 @@ impl Feed {
         complain(self.names.take(kind, change, monotonic_ns()));
         // The pod may come back under the same name; until then its last addresses are followed.
         let selection = self.names.with(|inventory| resolve(inventory, &self.asked)).ok()?;
-        if self.selection.as_ref() == Some(&selection) {
-            return None;
-        }
-        self.selection = Some(selection.clone());
-        Some(selection)
+        let is_other = self.selection.as_ref()?.send_if_modified(|known| {
+            let is_other = *known != selection;
+            if is_other {
+                known.clone_from(&selection);
+            }
+            is_other
+        });
+        is_other.then_some(selection)
     }
 
     fn nodes_of(&self, selection: &Selection) -> Vec<String> {

@@ -15,34 +15,33 @@
 //!
 //! **Recordings** (regular files) are read to their end without time passing, in step, a heartbeat of each at a time.
 
+mod account;
 mod progress;
 mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracer_common::outcome::Outcome;
 
+use self::account::{account, lost_at_points};
 use self::progress::Progress;
 pub(super) use self::sources::Heard;
 use self::sources::Sources;
 use super::agents::Begun;
 use super::cluster::{Feed, News};
-use super::joining::{Account, Joining, TICK};
+use super::joining::{Joining, TICK};
 use super::observation::extent;
 use super::run::{Ending, block_on, ticks, wait_for_end};
 use super::select::Selection;
 use super::signals::Interrupted;
 use super::silence;
-use super::teller::{StreamEnd, Telling};
+use super::teller::Telling;
 use super::wanted::{resolve, scope_of};
-use crate::agent::observer::Losses;
-use crate::agent::programs::Outcomes;
 use crate::app::{Failure, notice};
 use crate::cli::RunArgs;
 use crate::node::event::Event;
@@ -566,50 +565,4 @@ async fn next_news(feed: &mut Option<Feed>) -> News {
         Some(feed) => feed.next().await,
         None => std::future::pending().await,
     }
-}
-
-/// Sums over all streams.
-fn account<'a>(
-    selection: &'a Selection,
-    streams: &[Stream],
-    points: &'a [Arc<ObservationPoint>],
-) -> Account<'a> {
-    let mut outcomes = Outcomes::default();
-    let mut losses = Losses::default();
-    for Stream { counts, pointless, .. } in streams {
-        for outcome in Outcome::ALL {
-            outcomes.add(*outcome, counts.outcomes.get(outcome.name()).copied().unwrap_or_default());
-        }
-        losses.add(counts.losses);
-        losses.add(Losses { unattributed: *pointless, ..Losses::default() });
-    }
-    let all = streams;
-    let streams = streams.iter().map(|stream| StreamEnd {
-        path: stream.path.clone(),
-        nodes: stream.hello.iter().flat_map(|hello| hello.nodes.clone()).collect(),
-        kernel: stream.hello.iter().map(|hello| hello.kernel_release.clone()).collect(),
-        end: match (&stream.end, stream.silent) {
-            (Some(end), _) => end.clone(),
-            (None, true) => "silent".to_owned(),
-            (None, false) => "still running".to_owned(),
-        },
-    });
-    let lost_at_points = lost_at_points(all);
-    Account {
-        selection: Some(selection),
-        outcomes,
-        losses,
-        lost_at_points,
-        points,
-        streams: streams.collect(),
-    }
-}
-
-/// Records lost by point, as far as the streams say it.
-fn lost_at_points(streams: &[Stream]) -> BTreeMap<PointId, u64> {
-    let of_stream = |stream: &Stream| -> Vec<(PointId, u64)> {
-        let ours = |(point, count): (&u32, &u64)| Some(((*stream.points.get(point)?)?, *count));
-        stream.counts.at_points.iter().filter_map(ours).collect()
-    };
-    streams.iter().flat_map(of_stream).collect()
 }

@@ -14,11 +14,10 @@ use crate::agent::programs::{CaptureBytes, LoadOptions};
 use crate::agent::slots::Slot;
 use crate::app::{Failure, notice};
 use crate::cli::{HookArgs, SelectionArgs};
-use crate::host::drop_reasons::DropReasons;
 use crate::host::kernel::{Feature, Kernel};
 use crate::inventory::Inventory;
 use crate::node::event::Event;
-use crate::node::machine::{Changed, Happening, Machine};
+use crate::node::machine::{Changed, Happening, Machine, drop_reasons};
 use crate::node::site::{Site, boot_id};
 use crate::trajectory::model::{ClockId, ObservationPoint};
 
@@ -76,18 +75,6 @@ fn check_nodes(inventory: &Inventory, nodes: &[String]) -> Result<(), Failure> {
         }
         None => Ok(()),
     }
-}
-
-/// What must be known to watch drops; `None` where the kernel has no reasons, or they cannot be had.
-fn drop_reasons(kernel: &Kernel) -> Option<DropReasons> {
-    if !kernel.has(Feature::DropReasons) {
-        return None;
-    }
-    DropReasons::of_this_kernel()
-        .inspect_err(|error| {
-            notice(&format!("note: kernel {} does not tell of drops: {error}", kernel.release))
-        })
-        .ok()
 }
 
 impl<'a> Observation<'a> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 use super::run::ticks;
 use super::select::Selection;
@@ -58,16 +58,19 @@ impl Trace {
     }
 
     /// Keeps it while selections come, and deletes it when none can come any more.
-    pub(super) async fn keep(mut self, mut selections: mpsc::Receiver<Selection>) {
+    pub(super) async fn keep(mut self, mut selections: watch::Receiver<Selection>) {
         let mut renewal = ticks(RENEW);
         // The first tick comes at once.
         renewal.tick().await;
         loop {
             tokio::select! {
-                selection = selections.recv() => match selection {
-                    Some(selection) => self.update(&selection).await,
-                    None => return self.delete().await,
-                },
+                changed = selections.changed() => {
+                    if changed.is_err() {
+                        return self.delete().await;
+                    }
+                    let selection = selections.borrow_and_update().clone();
+                    self.update(&selection).await;
+                }
                 _ = renewal.tick() => self.renew().await,
             }
         }
@@ -131,14 +134,12 @@ fn spec_of(selection: &Selection, secret: &Secret) -> PacketTraceSpec {
         all.map(ToString::to_string).collect::<Vec<_>>()
     });
     let nodes = selection.scope().nodes.into_iter().flatten().map(|name| name.to_string());
-    let is_of_services = |address: &std::net::IpAddr| a.addresses.contains(address);
     PacketTraceSpec {
         follows: silence::what(selection),
         client: format!("tracer {}", env!("CARGO_PKG_VERSION")),
         pods: a.pods.iter().map(|pod| TracedPod { name: pod.name.clone(), uid: pod.uid.clone() }).collect(),
         services: translated.services_of_a.iter().map(|service| service.name.clone()).collect(),
-        // Of what stands in A's place, what no Service explains is its node's after SNAT.
-        masqueraded: peers.is_some() && translated.a.iter().any(|address| !is_of_services(address)),
+        masqueraded: translated.masqueraded,
         peers,
         protocols: protocol.iter().copied().collect(),
         ports: ports.iter().chain(&translated.ports).copied().collect(),

@@ -19,6 +19,7 @@ use crate::agent::ring::Sample;
 use crate::agent::slots::Slot;
 use crate::app::{Failure, notice};
 use crate::host::drop_reasons::DropReasons;
+use crate::host::kernel::{Feature, Kernel};
 use crate::host::links::LinkEvent;
 use crate::host::netns::{Netns, NetnsId};
 use crate::host::plan::{Scope, plan_points};
@@ -383,4 +384,17 @@ impl Machine {
             }
         }
     }
+}
+
+/// What must be known to watch drops; `None` where the kernel has no reasons, or they cannot be had.
+#[must_use]
+pub fn drop_reasons(kernel: &Kernel) -> Option<DropReasons> {
+    if !kernel.has(Feature::DropReasons) {
+        return None;
+    }
+    DropReasons::of_this_kernel()
+        .inspect_err(|error| {
+            notice(&format!("note: kernel {} does not tell of drops: {error}", kernel.release))
+        })
+        .ok()
 }

@@ -27,13 +27,12 @@ use crate::app::Failure;
 use crate::cli::AgentArgs;
 use crate::follow::run::{Ending, block_on, ticks, wait_for_end};
 use crate::follow::signals::Interrupted;
-use crate::host::drop_reasons::DropReasons;
 use crate::host::kernel::{Feature, Kernel};
 use crate::host::survey::ProblemKind;
 use crate::kubernetes::cluster::{Access, Attempt, Cluster};
 use crate::kubernetes::packet_trace::{AgentStatus, PacketTrace};
 use crate::kubernetes::watch::{self, Change, Told};
-use crate::node::machine::Machine;
+use crate::node::machine::{Machine, drop_reasons};
 use crate::node::site::{Names, Site, boot_id, monotonic_ns};
 
 /// How often streams get what waits.
@@ -412,16 +411,6 @@ async fn wait_for_lists(
         )));
     }
     Ok(())
-}
-
-/// What must be known to watch drops; `None` where the kernel has no reasons, or they cannot be had.
-fn drop_reasons(kernel: &Kernel) -> Option<DropReasons> {
-    if !kernel.has(Feature::DropReasons) {
-        return None;
-    }
-    DropReasons::of_this_kernel()
-        .inspect_err(|error| tracing::warn!("kernel {} does not tell of drops: {error}", kernel.release))
-        .ok()
 }
 
 async fn tell_status(client: Client, node: String, key: TraceKey, status: AgentStatus) {

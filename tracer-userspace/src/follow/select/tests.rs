@@ -141,6 +141,7 @@ fn an_address_outside_may_be_reached_through_any_node_and_under_the_nodes_addres
     let b = selection.b.as_ref().unwrap();
     assert_eq!((b.name.as_str(), b.kind), ("192.0.2.1", EndKind::Address));
     assert_eq!(selection.translated.a, addresses(&["10.135.0.11", "10.244.0.0"]));
+    assert!(selection.translated.masqueraded);
     assert_eq!(selection.scope().nodes, None);
 }
 
@@ -177,6 +178,8 @@ fn a_server_is_followed_under_its_services_addresses_whoever_the_client_is() {
 
         assert_eq!(selection.a.addresses, addresses(&["10.244.1.246", "fd00::246"]));
         assert_eq!(selection.translated.a, addresses(&["10.96.5.5"]));
+        assert!(!selection.translated.masqueraded, "its Services' addresses are not its node's");
+        assert_eq!(selection.translated.services_of_a.len(), 1);
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Translated {
     pub ports: Vec<u16>,
     /// The Services that lead to A.
     pub services_of_a: Vec<Arc<ServiceRef>>,
+    /// Whether addresses of A's node are among those in A's place.
+    pub masqueraded: bool,
 }
 
 impl Translated {
@@ -31,7 +33,9 @@ impl Translated {
         let mut by_services = |end: &End| by_services(inventory, selection, end, &mut ports);
         let (mut a, services_of_a) = by_services(&selection.a);
         let mut in_place_of_b = b.map(&mut by_services).unwrap_or_default().0;
-        a.extend(after_snat(inventory, pod, b));
+        let of_node = after_snat(inventory, pod, b);
+        let masqueraded = !of_node.is_empty();
+        a.extend(of_node);
         let own: Vec<IpAddr> = selection
             .a
             .addresses
@@ -42,7 +46,7 @@ impl Translated {
         a.retain(|address| !own.contains(address));
         in_place_of_b.retain(|address| !own.contains(address));
         ports.retain(|port| !selection.ports.contains(port));
-        Self { a, b: in_place_of_b, ports: ports.into_iter().collect(), services_of_a }
+        Self { a, b: in_place_of_b, ports: ports.into_iter().collect(), services_of_a, masqueraded }
     }
 }
 
