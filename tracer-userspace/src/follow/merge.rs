@@ -431,12 +431,12 @@ impl<'a> Merge<'a> {
     /// has told nothing yet, or is a recording.
     fn told_until(&self, now_ns: u64) -> Option<u64> {
         let clocks = self.joining.clocks();
+        let live = || self.streams.iter().filter(|stream| stream.end.is_none() && !stream.silent);
         let beating = || {
-            let all = self.streams.iter().filter(|stream| !stream.recorded && !stream.silent);
-            all.filter_map(|stream| Some((stream.clock?, stream.progress)))
+            let beating = live().filter(|stream| !stream.recorded);
+            beating.filter_map(|stream| Some((stream.clock?, stream.progress)))
         };
-        let live = self.streams.iter().filter(|stream| stream.end.is_none() && !stream.silent);
-        let mut until = live.map(|stream| {
+        let mut until = live().map(|stream| {
             let clock = stream.clock.filter(|_| !stream.recorded)?;
             progress::compared((clock, &stream.progress), beating(), |other, moment| {
                 clocks.ahead(other, moment)
