@@ -29,8 +29,16 @@ pub struct FilterConfig {
     pub any_port: u64,
     /// Bit n: follow n asks for no protocol.
     pub any_protocol: u64,
+    /// Bit n: follow n wants packets' headers besides their records.
+    pub with_headers: u64,
+    /// Bit n: follow n wants packets' first bytes, payload or not.
+    pub with_bytes: u64,
     /// UDP destination ports that carry VXLAN, native byte order; 0 for an unused entry.
     pub vxlan_ports: [u16; 4],
+    /// Most bytes of a packet that any of `with_bytes` wants.
+    pub snaplen: u32,
+    /// 0.
+    pub unused: u32,
 }
 
 /// Follows whose two ends are the packet's source and destination, in either direction.
@@ -54,6 +62,22 @@ pub const fn narrow(
     follows & (config.any_protocol | protocol) & (config.any_port | source_port | destination_port)
 }
 
+/// Whether any of `follows` wants more of a packet than its record.
+#[inline(always)]
+#[must_use]
+pub const fn wants_bytes(follows: u64, config: &FilterConfig) -> bool {
+    follows & (config.with_headers | config.with_bytes) != 0
+}
+
+/// How many of a packet's bytes `follows` want, of which the first `headers` are headers.
+#[inline(always)]
+#[must_use]
+pub const fn bytes_wanted(follows: u64, config: &FilterConfig, headers: u32) -> u32 {
+    let headers = if follows & config.with_headers != 0 { headers } else { 0 };
+    let any = if follows & config.with_bytes != 0 { config.snaplen } else { 0 };
+    if any > headers { any } else { headers }
+}
+
 /// A packet that no follow of `any_peer` could want once its source is known to be in no set: the destination
 /// need not be looked up.
 #[inline(always)]
@@ -75,6 +99,6 @@ mod user {
 
     // SAFETY: repr(C), no padding (two u64), any bit pattern valid.
     unsafe impl aya::Pod for Ends {}
-    // SAFETY: repr(C), no padding (three u64, four u16), any bit pattern valid.
+    // SAFETY: repr(C), no padding (five u64, four u16, two u32), any bit pattern valid.
     unsafe impl aya::Pod for FilterConfig {}
 }

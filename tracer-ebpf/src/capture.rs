@@ -1,6 +1,6 @@
 //! Hop records with the packet's first bytes behind them, for capture files. Such a record has no fixed size: it is made in
-//! a map's value and copied into the ring. Where nobody captures, the verifier sees from the loader's constants that
-//! none of this can be reached.
+//! a map's value and copied into the ring. Where nobody will ever capture, the verifier sees from the loader's constant
+//! that none of this can be reached.
 
 use core::arch::asm;
 use core::ptr::from_ref;
@@ -10,6 +10,7 @@ use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
+use tracer_common::filter::{FilterConfig, bytes_wanted, wants_bytes};
 use tracer_common::outcome::Outcome;
 use tracer_common::packet::Headers;
 use tracer_common::record::{CapturedRecord, HOP_RECORD_SIZE, HopRecord, MAX_SNAPLEN};
@@ -19,21 +20,18 @@ use crate::reader::SkbReader;
 use crate::records;
 use crate::scratch::Hook;
 
-/// Most bytes of a packet; 0 while nobody captures. Set by the loader.
+/// 0: nobody will capture. Set by the loader.
 #[unsafe(no_mangle)]
-static SNAPLEN: u32 = 0;
-
-/// 0: only up to where the innermost packet's payload begins. Set by the loader.
-#[unsafe(no_mangle)]
-static WITH_PAYLOAD: u32 = 0;
+static CAPTURES: u32 = 0;
 
 /// Where a record is made; as in `scratch`, one per CPU is enough.
 #[map]
 static CAPTURED: PerCpuArray<CapturedRecord> = PerCpuArray::with_max_entries(1, 0);
 
+/// Whether any of the follows wants the packet's bytes.
 #[inline(always)]
-pub(crate) fn is_on() -> bool {
-    constant(&SNAPLEN) != 0
+pub(crate) fn is_wanted(config: &FilterConfig, follows: u64) -> bool {
+    constant(&CAPTURES) != 0 && wants_bytes(follows, config)
 }
 
 /// As `records::write`, with the packet's bytes.
@@ -43,7 +41,7 @@ pub(crate) fn write(
     reader: &SkbReader,
     headers: &mut Headers,
     hook: Hook,
-    follows: u64,
+    (config, follows): (&FilterConfig, u64),
     before: u32,
 ) -> Result<Outcome, Outcome> {
     let captured = CAPTURED.get_ptr_mut(0).ok_or(Outcome::Internal)?;
@@ -54,8 +52,8 @@ pub(crate) fn write(
     records::note_observation(ctx, record, hook, follows, before);
     headers.describe(reader, record)?;
     let payload = headers.end - record.payload_length;
-    let wanted = if constant(&WITH_PAYLOAD) != 0 { u32::MAX } else { payload.saturating_sub(before) };
-    let size = bounded(wanted.min(record.length).min(constant(&SNAPLEN)));
+    let wanted = bytes_wanted(follows, config, payload.saturating_sub(before));
+    let size = bounded(wanted.min(record.length));
     // SAFETY: not more bytes are written than there is room for, which the verifier checks, too.
     let failed = unsafe {
         bpf_skb_load_bytes(ctx.skb.skb.cast(), before, captured.bytes.as_mut_ptr().cast(), size as u32)

@@ -58,7 +58,7 @@ fn try_observe(ctx: &TcContext) -> Result<Outcome, Outcome> {
         ctx,
         "wanted: protocol {}, {} tunnels, follows {:x}", headers.protocol, headers.tunnel_count, follows
     );
-    records::write(ctx, &reader, headers, *hook, follows, before)
+    records::write(ctx, &reader, headers, *hook, (config, follows), before)
 }
 
 /// The kernel reads this from the object: GPL-only helpers ask for it.

@@ -11,6 +11,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{HashMap, RingBuf};
 use aya_ebpf::programs::TcContext;
+use tracer_common::filter::FilterConfig;
 use tracer_common::measure::{POINT_CAPACITY, PointPlace};
 use tracer_common::outcome::Outcome;
 use tracer_common::packet::Headers;
@@ -44,11 +45,11 @@ pub(crate) fn write(
     reader: &SkbReader,
     headers: &mut Headers,
     hook: Hook,
-    follows: u64,
+    (config, follows): (&FilterConfig, u64),
     before: u32,
 ) -> Result<Outcome, Outcome> {
-    if capture::is_on() {
-        return capture::write(ctx, reader, headers, hook, follows, before);
+    if capture::is_wanted(config, follows) {
+        return capture::write(ctx, reader, headers, hook, (config, follows), before);
     }
     let Some(mut entry) = reserve::<HopRecord>() else { return Err(lost(ctx, hook)) };
     let record = entry.write(HopRecord::default());

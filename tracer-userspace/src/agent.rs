@@ -5,6 +5,7 @@
 //! | [`preflight`] | whether this process may and this kernel can |
 //! | [`programs`] | the eBPF object: loading, maps shared between its copies |
 //! | [`slots`] | which follow has which bit of the kernel's masks |
+//! | [`bytes`] | how much of packets is captured |
 //! | [`filters`] | the filter maps: what the armed follows want |
 //! | [`attach`] | hooks: TCX at the head, clsact where TCX is missing |
 //! | [`observer`] | all of it in one hand |
@@ -16,6 +17,7 @@
 //! | [`symbols`] | names of the kernel's functions |
 
 pub mod attach;
+pub mod bytes;
 pub mod decode;
 pub mod drops;
 pub mod filters;

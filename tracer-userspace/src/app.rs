@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::CommandFactory;
 use kube::CustomResourceExt as _;
+use serde_json::json;
 
 use crate::cli::{Cli, Color, Command, ProgramLog};
 use crate::follow::teller::Telling;
-use crate::kubernetes::packet_trace::PacketTrace;
+use crate::kubernetes::packet_trace::{PacketPayload, PacketTrace};
 use crate::{follow, serve};
 
 /// Why a command ended without having done its work.
@@ -91,14 +92,19 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut script);
             Ok(io::stdout().write_all(&script)?)
         }
-        Command::Crd => print_definition(),
+        Command::Crd => print_definitions(),
         Command::Man { directory } => write_manual(&directory),
     }
 }
 
 /// JSON, which kubectl takes as well as YAML.
-fn print_definition() -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(&PacketTrace::crd())
+fn print_definitions() -> Result<(), Failure> {
+    let list = json!({
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": [PacketTrace::crd(), PacketPayload::crd()],
+    });
+    let text = serde_json::to_string_pretty(&list)
         .map_err(|error| Failure::Failed(format!("cannot print the definition: {error}")))?;
     Ok(writeln!(io::stdout(), "{text}")?)
 }

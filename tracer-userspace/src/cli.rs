@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use tracer_common::record::MAX_SNAPLEN;
 
 use crate::agent::attach::AttachMode;
-use crate::agent::programs::CaptureBytes;
+use crate::agent::bytes::CaptureBytes;
 use crate::capture::foreign::Place;
 
 /// Where is my packet? Follows live packets through nodes, tunnels and NAT, by pod name.

@@ -33,6 +33,9 @@ pub const FORMAT: u32 = 1;
 /// Longest message, bytes; a writer cuts what is longer into several.
 pub const MAX_MESSAGE: usize = 256 << 10;
 
+/// Packets' bytes from which on a message is sent: far below the longest.
+pub const MAX_FRAMES: usize = 64 << 10;
+
 /// Most sightings in one message.
 pub const MAX_SIGHTINGS: usize = 512;
 

@@ -6,14 +6,17 @@
 //! | `agent` | a running `tracer agent` |
 //! | `client` | who makes a PacketTrace and reads its records |
 //! | `cluster` | the lab's objects in the double |
+//! | `installed` | a cluster with tracer in it, and people who use it |
 
 mod agent;
 mod client;
 mod cluster;
+mod installed;
 
 pub use crate::agent::Agent;
 pub use crate::client::{Records, TraceAsked, expires_in};
 pub use crate::cluster::Cluster;
+pub use crate::installed::{Installed, get};
 
 use std::time::Duration;
 

@@ -299,6 +299,35 @@ fn an_agent_works_with_the_three_capabilities_that_it_asks_for_and_no_other() {
 }
 
 #[test]
+fn a_trace_that_asks_for_payload_without_a_packet_payload_of_its_secret_is_refused() {
+    let lab = lab(Topology::RoutedVxlan).unwrap();
+    let cluster = Cluster::of(&lab).unwrap();
+    let curl = lab.pod("curl");
+    let node = lab.node_of(&curl).name().to_owned();
+    let _agent = Agent::start(&cluster, &node).unwrap();
+    let payload = |name: &str, hash: &str| {
+        let object = json!({
+            "apiVersion": "tracer.dev/v1alpha1", "kind": "PacketPayload",
+            "metadata": { "name": name, "namespace": "default" }, "spec": { "secretSha256": hash },
+        });
+        cluster.api.put(object).unwrap();
+    };
+    payload("others", &"0".repeat(64));
+    for name in ["none", "others"] {
+        TraceAsked::make(&cluster, name, &curl, |trace| trace["spec"]["bytes"] = json!({ "most": 100 }))
+            .unwrap();
+        let why = cluster.wait_for_state("default", name, &node, "Refused").unwrap();
+        assert!(why.contains("kubectl auth can-i create packetpayloads.tracer.dev -n default"), "{why}");
+    }
+    TraceAsked::make(&cluster, "own", &curl, |trace| {
+        trace["spec"]["bytes"] = json!({ "most": 100 });
+        payload("own", trace["spec"]["secretSha256"].as_str().unwrap());
+    })
+    .unwrap();
+    cluster.wait_for_state("default", "own", &node, "Armed").unwrap();
+}
+
+#[test]
 fn the_api_is_on_loopback_only_and_an_unknown_node_is_an_error() {
     let lab = lab(Topology::RoutedVxlan).unwrap();
     let cluster = Cluster::of(&lab).unwrap();

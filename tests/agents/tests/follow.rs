@@ -1,57 +1,9 @@
 //! `tracer follow` by agents: names from a double of the Kubernetes API, records through its port-forward.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
-use std::process::Command;
-
-use tracer_agents::{Agent, Cluster, SOON};
+use tracer_agents::{Installed, SOON, get};
 use tracer_api_double::Rule;
-use tracer_integration::{Follow, Trajectory, lab, program, run_to_its_end};
-use tracer_lab::{Lab, Pod, Topology};
-
-/// The lab as a cluster with an agent on each node.
-struct Installed {
-    lab: Lab,
-    cluster: Cluster,
-    agents: Vec<Agent>,
-}
-
-impl Installed {
-    fn new() -> Self {
-        let lab = lab(Topology::RoutedVxlan).unwrap();
-        let cluster = Cluster::of(&lab).unwrap();
-        let agents = lab.nodes().iter().map(|node| start(&cluster, node.name())).collect();
-        Self { lab, cluster, agents }
-    }
-
-    fn command(&self, user: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program().unwrap());
-        command.args(["follow", "-o", "json"]).args(arguments);
-        command.arg("--kubeconfig").arg(self.cluster.kubeconfig(user).unwrap());
-        command
-    }
-
-    fn follow(&self, arguments: &[&str]) -> Follow {
-        Follow::start(&mut self.command("ann", arguments)).unwrap()
-    }
-
-    fn traces(&self) -> Vec<(String, String)> {
-        self.cluster.api.names("packettraces.tracer.dev")
-    }
-}
-
-/// Starts an agent that a port-forward reaches.
-fn start(cluster: &Cluster, node: &str) -> Agent {
-    let agent = Agent::start(cluster, node).unwrap();
-    cluster.publish(&agent, node).unwrap();
-    agent
-}
-
-/// A request from one pod to another, answered.
-fn get(from: &Pod, to: &Pod) {
-    let web = to.serve_http(80).unwrap();
-    assert_eq!(from.curl(&format!("http://{}/bytes/100", to.ipv4())).unwrap().body.len(), 100);
-    drop(web);
-}
+use tracer_integration::{Trajectory, run_to_its_end};
 
 fn whole(told: &[Trajectory]) -> usize {
     told.iter().filter(|told| told.protocol == "tcp" && told.is_complete() && told.hops.len() == 8).count()
@@ -59,12 +11,12 @@ fn whole(told: &[Trajectory]) -> usize {
 
 #[test]
 fn pods_are_followed_by_name_across_nodes_and_the_trace_goes_with_the_follow() {
-    let installed = Installed::new();
+    let installed = Installed::new().unwrap();
     let (curl, httpbin) = (installed.lab.pod("curl"), installed.lab.pod("httpbin"));
-    let follow = installed.follow(&["--pod", "curl", "--to", "httpbin"]);
-    assert_eq!(installed.traces().len(), 1);
+    let follow = installed.follow("ann", &["--pod", "curl", "--to", "httpbin"]).unwrap();
+    assert_eq!(installed.names("packettraces.tracer.dev").len(), 1);
 
-    get(&curl, &httpbin);
+    get(&curl, &httpbin, "/bytes/100");
 
     let told =
         follow.eventually(SOON, "every packet with all its hops on both nodes", |told| whole(told) >= 9);
@@ -72,16 +24,16 @@ fn pods_are_followed_by_name_across_nodes_and_the_trace_goes_with_the_follow() {
     assert!(told.iter().all(|told| told.hops.iter().all(|hop| nodes.contains(&hop.node))));
     let report = follow.stop().unwrap();
     assert!(report.exit.success(), "{:?}", report.stderr);
-    assert_eq!(installed.traces(), [], "{:?}", report.stderr);
+    assert_eq!(installed.names("packettraces.tracer.dev"), [], "{:?}", report.stderr);
 }
 
 #[test]
 fn an_agent_that_is_killed_is_said_to_be_gone_and_asked_again_when_it_is_back() {
-    let mut installed = Installed::new();
+    let mut installed = Installed::new().unwrap();
     let (curl, httpbin) = (installed.lab.pod("curl"), installed.lab.pod("httpbin"));
     let node = installed.lab.node_of(&httpbin).name().to_owned();
-    let follow = installed.follow(&["--pod", "curl", "--to", "httpbin"]);
-    get(&curl, &httpbin);
+    let follow = installed.follow("ann", &["--pod", "curl", "--to", "httpbin"]).unwrap();
+    get(&curl, &httpbin, "/bytes/100");
     follow.eventually(SOON, "packets of both nodes", |told| whole(told) >= 9);
 
     let at = installed.lab.nodes().iter().position(|other| other.name() == node).unwrap();
@@ -91,11 +43,11 @@ fn an_agent_that_is_killed_is_said_to_be_gone_and_asked_again_when_it_is_back() 
         line.contains(&gone) && line.contains("are not visible from now on")
     });
     let before = whole(&follow.trajectories());
-    installed.agents.push(start(&installed.cluster, &node));
+    installed.start(&node).unwrap();
 
     follow.eventually(SOON * 2, "packets of both nodes again", |told| {
         if whole(told) < before + 9 {
-            get(&curl, &httpbin);
+            get(&curl, &httpbin, "/bytes/100");
         }
         whole(told) >= before + 9
     });
@@ -104,18 +56,18 @@ fn an_agent_that_is_killed_is_said_to_be_gone_and_asked_again_when_it_is_back() 
 
 #[test]
 fn a_node_without_an_agent_is_a_line_in_the_answer() {
-    let mut installed = Installed::new();
+    let mut installed = Installed::new().unwrap();
     let (curl, httpbin) = (installed.lab.pod("curl"), installed.lab.pod("httpbin"));
     let node = installed.lab.node_of(&httpbin).name().to_owned();
     let at = installed.lab.nodes().iter().position(|other| other.name() == node).unwrap();
     drop(installed.agents.remove(at));
     installed.cluster.api.remove("pods", "tracer-system", &format!("tracer-agent-{node}"));
-    let follow = installed.follow(&["--pod", "curl", "--to", "httpbin"]);
+    let follow = installed.follow("ann", &["--pod", "curl", "--to", "httpbin"]).unwrap();
     follow.eventually_notices(SOON, "that there is no agent", |line| {
         line.contains(&format!("the agent on node {node}")) && line.contains("not visible")
     });
 
-    get(&curl, &httpbin);
+    get(&curl, &httpbin, "/bytes/100");
 
     follow.eventually(SOON, "the hops of the other node", |told| {
         told.iter().filter(|told| told.hops.len() == 4).count() >= 9
@@ -125,7 +77,7 @@ fn a_node_without_an_agent_is_a_line_in_the_answer() {
 
 #[test]
 fn who_may_not_ask_is_told_the_verb_the_resource_the_namespace_and_the_command_that_proves_it() {
-    let installed = Installed::new();
+    let installed = Installed::new().unwrap();
     let names = Rule {
         verbs: &["list", "watch"],
         resources: &["pods", "services", "nodes", "endpointslices.discovery.k8s.io"],
@@ -141,11 +93,11 @@ fn who_may_not_ask_is_told_the_verb_the_resource_the_namespace_and_the_command_t
         ),
     ] {
         installed.cluster.api.allow_only(user, rules);
-        let mut command = installed.command(user, &["--pod", "curl", "--to", "httpbin"]);
+        let mut command = installed.command(user, "follow", &["--pod", "curl", "--to", "httpbin"]).unwrap();
         let output = run_to_its_end(&mut command).unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains(said), "{stderr}");
     }
-    assert_eq!(installed.traces(), []);
+    assert_eq!(installed.names("packettraces.tracer.dev"), []);
 }

@@ -6,12 +6,13 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 /// Kinds that there are: apiVersion, kind, resource as RBAC has it, whether it is in namespaces.
-const KINDS: [(&str, &str, &str, bool); 5] = [
+const KINDS: [(&str, &str, &str, bool); 6] = [
     ("v1", "Pod", "pods", true),
     ("v1", "Service", "services", true),
     ("v1", "Node", "nodes", false),
     ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices.discovery.k8s.io", true),
     ("tracer.dev/v1alpha1", "PacketTrace", "packettraces.tracer.dev", true),
+    ("tracer.dev/v1alpha1", "PacketPayload", "packetpayloads.tracer.dev", true),
 ];
 
 /// One change.
@@ -127,8 +128,24 @@ impl Store {
         self.put(patched).ok()
     }
 
+    /// With what it owns, as the garbage collector does.
     pub(crate) fn remove(&mut self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
-        let key = self.find(resource, namespace, name)?;
+        let removed = self.remove_alone(self.find(resource, namespace, name)?)?;
+        let uid = &removed["metadata"]["uid"];
+        let is_owned = |object: &Value| {
+            object["metadata"]["ownerReferences"]
+                .as_array()
+                .is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == *uid))
+        };
+        let owned = self.objects.iter().filter(|(_, object)| is_owned(object));
+        let owned: Vec<Key> = owned.map(|(key, _)| key.clone()).collect();
+        for (resource, namespace, name) in owned {
+            self.remove(resource, &namespace, &name);
+        }
+        Some(removed)
+    }
+
+    fn remove_alone(&mut self, key: Key) -> Option<Value> {
         let mut object = self.objects.remove(&key)?;
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());

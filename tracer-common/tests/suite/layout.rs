@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::mem::{align_of, offset_of, size_of};
 
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
-use tracer_common::filter::{Ends, FilterConfig, mapped, match_ends, narrow, source_decides};
+use tracer_common::filter::{
+    Ends, FilterConfig, bytes_wanted, mapped, match_ends, narrow, source_decides, wants_bytes,
+};
 use tracer_common::kernel::KernelLayout;
 use tracer_common::outcome::{DROP_OUTCOME_COUNT, DropOutcome, OUTCOME_COUNT, Outcome};
 use tracer_common::packet::{Headers, ParseError};
@@ -131,7 +133,11 @@ fn every_field_of_a_tunnel_and_of_the_filter_is_where_it_was() {
         (offset_of!(FilterConfig, any_peer), 8, "any_peer"),
         (offset_of!(FilterConfig, any_port), 8, "any_port"),
         (offset_of!(FilterConfig, any_protocol), 8, "any_protocol"),
+        (offset_of!(FilterConfig, with_headers), 8, "with_headers"),
+        (offset_of!(FilterConfig, with_bytes), 8, "with_bytes"),
         (offset_of!(FilterConfig, vxlan_ports), 8, "vxlan_ports"),
+        (offset_of!(FilterConfig, snaplen), 4, "snaplen"),
+        (offset_of!(FilterConfig, unused), 4, "unused"),
     ];
     assert_eq!(without_padding(&config), size_of::<FilterConfig>());
 }
@@ -181,7 +187,7 @@ proptest! {
     ) {
         let only = |mask: u64| mask & 1 << follow;
         let ends = |(a, b)| Ends { a, b };
-        let config = FilterConfig { any_peer, any_port, any_protocol, vxlan_ports: [0; 4] };
+        let config = FilterConfig { any_peer, any_port, any_protocol, ..FilterConfig::default() };
         let all = narrow(
             match_ends(ends(source), ends(destination), any_peer),
             &config, protocol, source_port, destination_port,
@@ -194,13 +200,25 @@ proptest! {
             ),
             &FilterConfig {
                 any_peer: only(any_peer), any_port: only(any_port), any_protocol: only(any_protocol),
-                vxlan_ports: [0; 4],
+                ..FilterConfig::default()
             },
             only(protocol), only(source_port), only(destination_port),
         );
         prop_assert_eq!(only(all), alone);
         prop_assert!(match_ends(ends(destination), ends(source), any_peer)
             == match_ends(ends(source), ends(destination), any_peer), "both directions alike");
+    }
+}
+
+#[test]
+fn of_a_packets_bytes_as_many_are_wanted_as_the_follow_that_wants_most() {
+    let config =
+        FilterConfig { with_headers: 0b001, with_bytes: 0b010, snaplen: 100, ..FilterConfig::default() };
+    for (follows, headers, wanted) in
+        [(0b100, 54, 0), (0b001, 54, 54), (0b010, 54, 100), (0b011, 54, 100), (0b011, 120, 120)]
+    {
+        assert_eq!(bytes_wanted(follows, &config, headers), wanted, "{follows:b} of {headers}");
+        assert_eq!(wants_bytes(follows, &config), wanted > 0, "{follows:b}");
     }
 }
 

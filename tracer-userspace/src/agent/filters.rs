@@ -8,7 +8,9 @@ use aya::Pod;
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 use tracer_common::filter::{Ends, FilterConfig};
 use tracer_common::packet::DEFAULT_VXLAN_PORTS;
+use tracer_common::record::MAX_SNAPLEN;
 
+use super::bytes::CaptureBytes;
 use super::decode::{address, address_key};
 use super::programs::{LoadError, Programs};
 use super::slots::Slot;
@@ -24,6 +26,8 @@ pub struct FollowFilter {
     pub protocols: Vec<u8>,
     /// Ports on either end; empty: any.
     pub ports: Vec<u16>,
+    /// The bytes of packets that are wanted besides their records; `None`: none.
+    pub capture: Option<CaptureBytes>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +116,14 @@ impl Masks {
             }
             None => self.config.any_peer |= bit,
         }
+        match follow.capture {
+            None => {}
+            Some(CaptureBytes::Headers) => self.config.with_headers |= bit,
+            Some(CaptureBytes::Most(bytes)) => {
+                self.config.with_bytes |= bit;
+                self.config.snaplen = self.config.snaplen.max(bytes.clamp(1, MAX_SNAPLEN as u32));
+            }
+        }
         if follow.ports.is_empty() {
             self.config.any_port |= bit;
         }
@@ -138,8 +150,13 @@ mod tests {
         let server: IpAddr = "fd00::1".parse().unwrap();
         let mut slots = Slots::default();
         let mut slot = || slots.take(0).unwrap();
-        let first =
-            FollowFilter { a: vec![client], b: Some(vec![server]), protocols: vec![6], ports: vec![80] };
+        let first = FollowFilter {
+            a: vec![client],
+            b: Some(vec![server]),
+            protocols: vec![6],
+            ports: vec![80],
+            ..FollowFilter::default()
+        };
         let second = FollowFilter { a: vec![server], b: None, ..FollowFilter::default() };
 
         let masks = Masks::of(&[(slot(), first), (slot(), second)]);

@@ -25,8 +25,6 @@ use tracer_common::filter::{Ends, FilterConfig};
 use tracer_common::kernel::KernelLayout;
 use tracer_common::measure::{PointPlace, sample_mask};
 use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
-use tracer_common::packet::MAX_OFFSET;
-use tracer_common::record::MAX_SNAPLEN;
 
 use super::points::PointKey;
 use crate::host::netns::NetnsId;
@@ -83,29 +81,6 @@ pub(crate) fn source_chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// How much of a packet is captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CaptureBytes {
-    /// Up to where the innermost packet's payload begins.
-    Headers,
-    /// So many bytes, payload or not: from 1 to [`MAX_SNAPLEN`].
-    Most(u32),
-}
-
-impl CaptureBytes {
-    /// Most bytes of a packet.
-    #[must_use]
-    pub fn most(self) -> u32 {
-        match self {
-            Self::Headers => LONGEST_HEADERS,
-            Self::Most(bytes) => bytes.clamp(1, MAX_SNAPLEN as u32),
-        }
-    }
-}
-
-/// The parser looks no further.
-const LONGEST_HEADERS: u32 = MAX_OFFSET + 1;
-
 /// Sizes and switches of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
@@ -115,15 +90,15 @@ pub struct LoadOptions {
     pub log_level: u8,
     /// What the program on drops must know of the kernel; `None` where it will not be loaded.
     pub layout: Option<KernelLayout>,
-    /// The bytes of packets that are wanted besides their records; `None`: none.
-    pub capture: Option<CaptureBytes>,
+    /// Whether any follow may want packets' bytes besides their records; else nothing that captures is loaded.
+    pub captures: bool,
     /// Measures legs of one packet in so many, a power of two; `None`: of none, and nothing that measures is loaded.
     pub sample: Option<u32>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, log_level: 0, layout: None, capture: None, sample: None }
+        Self { ring_bytes: 8 << 20, log_level: 0, layout: None, captures: false, sample: None }
     }
 }
 
@@ -336,8 +311,7 @@ fn load_observer(options: &LoadOptions, bpffs: &OwnedFd) -> Result<Ebpf, LoadErr
     let wake_bytes = u64::from(options.ring_bytes / 4);
     let layout = options.layout.unwrap_or_default();
     let measures = u32::from(options.sample.is_some());
-    let snaplen = options.capture.map_or(0, CaptureBytes::most);
-    let with_payload = u32::from(matches!(options.capture, Some(CaptureBytes::Most(_))));
+    let captures = u32::from(options.captures);
     let sample_mask = options.sample.and_then(sample_mask).unwrap_or(0);
     let mut loader = loader(bpffs);
     if options.sample.is_none() {
@@ -347,8 +321,7 @@ fn load_observer(options: &LoadOptions, bpffs: &OwnedFd) -> Result<Ebpf, LoadErr
         }
     }
     loader
-        .override_global("SNAPLEN", &snaplen, true)
-        .override_global("WITH_PAYLOAD", &with_payload, true)
+        .override_global("CAPTURES", &captures, true)
         .override_global("MEASURES", &measures, true)
         .override_global("SAMPLE_MASK", &sample_mask, true)
         .override_global("WAKE_BYTES", &wake_bytes, true)

@@ -43,13 +43,6 @@ const STREAMS: usize = 64;
 /// # Errors
 /// [`Failure`]; the PacketTrace is deleted then.
 pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
-    if telling.capture_bytes().is_some() {
-        return Err(Failure::Failed(
-            "agents do not give out packets' bytes in this version: capture with --local on a node, or join what tracer \
-             observe --snaplen wrote there (--from)"
-                .to_owned(),
-        ));
-    }
     block_on(async {
         let mut interrupted = Interrupted::listen()?;
         let access =
@@ -64,7 +57,7 @@ pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
             notice(&format!("note: {note}"));
         }
         let joining = Joining::new(args, telling, &selection, feed.names.clone(), monotonic_ns())?;
-        let trace = Trace::make(&cluster, &selection).await?;
+        let trace = Trace::make(&cluster, &selection, telling.capture_bytes()).await?;
         let kept = feed.follow(&cluster, &args.cluster.agents_namespace, trace, &selection).await?;
         let result = merge::run_with(args, selection, joining, feed, interrupted).await;
         // With the feed went the last who could change the trace: it is being deleted.

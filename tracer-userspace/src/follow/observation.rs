@@ -8,9 +8,11 @@ use std::sync::Arc;
 use super::select::Selection;
 use super::wanted::{ends_of, filter_of, pods_of, resolve, scope_of};
 use crate::agent::attach::{AttachError, AttachMode};
+use crate::agent::bytes::CaptureBytes;
+use crate::agent::filters::FollowFilter;
 use crate::agent::observer::ObserverOptions;
 use crate::agent::preflight;
-use crate::agent::programs::{CaptureBytes, LoadOptions};
+use crate::agent::programs::LoadOptions;
 use crate::agent::slots::Slot;
 use crate::app::{Failure, notice};
 use crate::cli::{HookArgs, SelectionArgs};
@@ -25,6 +27,7 @@ use crate::trajectory::model::{ClockId, ObservationPoint};
 pub struct Observation<'a> {
     asked: &'a SelectionArgs,
     hooks: &'a HookArgs,
+    capture: Option<CaptureBytes>,
     selection: Selection,
     machine: Machine,
 }
@@ -94,7 +97,7 @@ impl<'a> Observation<'a> {
             load: LoadOptions {
                 ring_bytes: hooks.ring_bytes,
                 log_level: hooks.program_log as u8,
-                capture,
+                captures: capture.is_some(),
                 ..LoadOptions::default()
             },
             vxlan_port: hooks.vxlan_port,
@@ -106,7 +109,7 @@ impl<'a> Observation<'a> {
             notice(&format!("note: kernel {} does not tell of drops: {error}", kernel.release));
         }
         emit(Event::Clock { clock: ClockId(0), boot_id: boot_id()? });
-        let mut observation = Self { asked, hooks, selection, machine };
+        let mut observation = Self { asked, hooks, capture, selection, machine };
         observation.want(emit)?;
         observation.tell_problems()?;
         Ok(observation)
@@ -150,7 +153,8 @@ impl<'a> Observation<'a> {
     }
 
     fn want(&mut self, emit: &mut impl FnMut(Event)) -> Result<(), Failure> {
-        let follow = (Slot::FIRST, filter_of(&self.selection));
+        let filter = FollowFilter { capture: self.capture, ..filter_of(&self.selection) };
+        let follow = (Slot::FIRST, filter);
         self.machine.want(&[follow], self.selection.scope(), emit)
     }
 

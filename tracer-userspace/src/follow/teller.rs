@@ -11,7 +11,7 @@ use tracer_common::outcome::Outcome;
 use super::joining::Account;
 use super::run::expression;
 use super::wall::WallClocks;
-use crate::agent::programs::CaptureBytes;
+use crate::agent::bytes::CaptureBytes;
 use crate::app::{Failure, notice, wants_color};
 use crate::capture::files::Rotation;
 use crate::capture::write::CaptureWriter;

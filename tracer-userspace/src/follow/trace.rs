@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::sync::watch;
@@ -10,13 +12,17 @@ use tokio::sync::watch;
 use super::run::ticks;
 use super::select::Selection;
 use super::silence;
+use crate::agent::bytes::CaptureBytes;
 use crate::app::{Failure, notice};
 use crate::kubernetes::cluster::{Attempt, Cluster};
-use crate::kubernetes::packet_trace::{PacketTrace, PacketTraceSpec, TracedPod};
+use crate::kubernetes::packet_trace::{
+    PacketPayload, PacketPayloadSpec, PacketTrace, PacketTraceSpec, TracedBytes, TracedPod,
+};
 use crate::kubernetes::secret::Secret;
 use crate::serve::request::TraceKey;
 
 const RESOURCE: &str = "packettraces.tracer.dev";
+const PAYLOAD: &str = "packetpayloads.tracer.dev";
 /// How long a trace outlives its client, seconds.
 const LIFE_S: i64 = 120;
 /// How often its end is moved on.
@@ -27,6 +33,7 @@ pub(super) struct Trace {
     api: Api<PacketTrace>,
     pub(super) key: TraceKey,
     pub(super) secret: Secret,
+    bytes: Option<CaptureBytes>,
     spec: PacketTraceSpec,
 }
 
@@ -35,10 +42,14 @@ impl Trace {
     ///
     /// # Errors
     /// The API server refuses; with the right that is missing.
-    pub(super) async fn make(cluster: &Cluster, selection: &Selection) -> Result<Self, Failure> {
+    pub(super) async fn make(
+        cluster: &Cluster,
+        selection: &Selection,
+        bytes: Option<CaptureBytes>,
+    ) -> Result<Self, Failure> {
         let namespace = selection.pod.namespace.clone();
         let secret = Secret::new().map_err(|error| Failure::Failed(error.to_owned()))?;
-        let spec = spec_of(selection, &secret);
+        let spec = spec_of(selection, bytes, &secret);
         let api: Api<PacketTrace> = Api::namespaced(cluster.client.clone(), &namespace);
         let mut trace = PacketTrace::new("", spec.clone());
         trace.metadata.name = None;
@@ -54,7 +65,37 @@ impl Trace {
         let key = TraceKey::of(&made).ok_or_else(|| {
             Failure::Failed("the API server gave the PacketTrace no name or uid".to_owned())
         })?;
-        Ok(Self { api, key, secret, spec })
+        let made = Self { api, key, secret, bytes, spec };
+        if matches!(bytes, Some(CaptureBytes::Most(_)))
+            && let Err(failure) = made.ask_for_payload(cluster).await
+        {
+            made.delete().await;
+            return Err(failure);
+        }
+        Ok(made)
+    }
+
+    /// Makes what shows that we may see payload. It goes when the trace goes.
+    async fn ask_for_payload(&self, cluster: &Cluster) -> Result<(), Failure> {
+        let TraceKey { namespace, name, uid } = &self.key;
+        let spec = PacketPayloadSpec { secret_sha256: self.secret.hash().to_string() };
+        let mut payload = PacketPayload::new(name, spec);
+        payload.metadata.owner_references = Some(vec![OwnerReference {
+            api_version: PacketTrace::api_version(&()).into_owned(),
+            kind: PacketTrace::kind(&()).into_owned(),
+            name: name.clone(),
+            uid: uid.clone(),
+            ..OwnerReference::default()
+        }]);
+        let api: Api<PacketPayload> = Api::namespaced(cluster.client.clone(), namespace);
+        let attempt = Attempt { verb: "create", resource: PAYLOAD, namespace: Some(namespace) };
+        match api.create(&PostParams::default(), &payload).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::Failed(format!(
+                "payload needs a right of its own, and without it headers can be captured (--snaplen headers): {}",
+                attempt.explain(&error)
+            ))),
+        }
     }
 
     /// Keeps it while selections come, and deletes it when none can come any more.
@@ -78,7 +119,8 @@ impl Trace {
 
     /// Asks for what the selection has become, where that is something else.
     async fn update(&mut self, selection: &Selection) {
-        let spec = PacketTraceSpec { expires: self.spec.expires.clone(), ..spec_of(selection, &self.secret) };
+        let now = spec_of(selection, self.bytes, &self.secret);
+        let spec = PacketTraceSpec { expires: self.spec.expires.clone(), ..now };
         if spec == self.spec {
             return;
         }
@@ -127,7 +169,7 @@ impl Trace {
     }
 }
 
-fn spec_of(selection: &Selection, secret: &Secret) -> PacketTraceSpec {
+fn spec_of(selection: &Selection, bytes: Option<CaptureBytes>, secret: &Secret) -> PacketTraceSpec {
     let Selection { a, b, translated, protocol, ports, .. } = selection;
     let peers = b.as_ref().map(|end| {
         let all = end.addresses.iter().chain(&translated.b);
@@ -143,6 +185,10 @@ fn spec_of(selection: &Selection, secret: &Secret) -> PacketTraceSpec {
         peers,
         protocols: protocol.iter().copied().collect(),
         ports: ports.iter().chain(&translated.ports).copied().collect(),
+        bytes: bytes.map(|bytes| match bytes {
+            CaptureBytes::Headers => TracedBytes { most: None },
+            CaptureBytes::Most(most) => TracedBytes { most: Some(most) },
+        }),
         nodes: nodes.collect(),
         expires: expiry(),
         secret_sha256: secret.hash().to_string(),

@@ -40,6 +40,7 @@ pub(super) fn filter_of(selection: &Selection) -> FollowFilter {
         b: b.as_ref().map(|end| end.addresses.iter().chain(&translated.b).copied().collect()),
         protocols: protocol.iter().copied().collect(),
         ports: ports.iter().chain(&translated.ports).copied().collect(),
+        capture: None,
     }
 }
 

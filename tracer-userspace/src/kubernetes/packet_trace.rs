@@ -69,6 +69,9 @@ pub struct PacketTraceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub ports: Vec<u16>,
+    /// Packets' first bytes are wanted besides their records; none where this is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<TracedBytes>,
     /// Nodes whose agents are asked; all where this is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4096))]
@@ -94,6 +97,35 @@ pub struct TracedPod {
     /// metadata.uid
     #[schemars(length(min = 1, max = 128))]
     pub uid: String,
+}
+
+/// How much of packets is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TracedBytes {
+    /// So many bytes, payload or not: that needs a [`PacketPayload`] of the trace's name. Headers alone where this is
+    /// missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16384))]
+    pub most: Option<u32>,
+}
+
+/// Says that whoever made the PacketTrace of the same name may see payload: to create one is a right of its own. Worth
+/// nothing for any other trace, since it is of the secret.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "tracer.dev",
+    version = "v1alpha1",
+    kind = "PacketPayload",
+    plural = "packetpayloads",
+    singular = "packetpayload",
+    namespaced,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PacketPayloadSpec {
+    /// As the trace has it.
+    #[schemars(length(min = 64, max = 64))]
+    pub secret_sha256: String,
 }
 
 /// What became of it.

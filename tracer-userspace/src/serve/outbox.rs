@@ -8,12 +8,14 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::stream::wire::Message;
 use crate::stream::wire::message::Kind;
-use crate::stream::{MAX_SIGHTINGS, wire};
+use crate::stream::{MAX_FRAMES, MAX_SIGHTINGS, wire};
 
 /// Messages that the connection may have taken and not sent.
 pub const IN_FLIGHT: usize = 64;
 /// Messages that wait before sightings are left out: each has up to [`MAX_SIGHTINGS`], some 50 KiB.
 const WAITING: usize = 128;
+/// Packets' bytes that wait before sightings are left out.
+const WAITING_BYTES: usize = 8 << 20;
 /// Messages of any kind that wait before the caller is given up.
 const MOST_WAITING: usize = 16 * 1024;
 
@@ -23,6 +25,9 @@ pub struct Outbox {
     sender: mpsc::Sender<Message>,
     waiting: VecDeque<Message>,
     sightings: Vec<wire::Sighting>,
+    /// Packets' bytes in `sightings`, and in `waiting`.
+    bytes: usize,
+    waiting_bytes: usize,
     left_out: u64,
 }
 
@@ -33,7 +38,14 @@ pub struct Gone;
 impl Outbox {
     #[must_use]
     pub fn new(sender: mpsc::Sender<Message>) -> Self {
-        Self { sender, waiting: VecDeque::new(), sightings: Vec::new(), left_out: 0 }
+        Self {
+            sender,
+            waiting: VecDeque::new(),
+            sightings: Vec::new(),
+            bytes: 0,
+            waiting_bytes: 0,
+            left_out: 0,
+        }
     }
 
     /// Sightings that were left out.
@@ -44,8 +56,9 @@ impl Outbox {
 
     /// Takes a sighting; several make one message, before whatever comes next.
     pub(crate) fn sighting(&mut self, sighting: wire::Sighting) {
+        self.bytes += sighting.frame.len();
         self.sightings.push(sighting);
-        if self.sightings.len() >= MAX_SIGHTINGS {
+        if self.sightings.len() >= MAX_SIGHTINGS || self.bytes >= MAX_FRAMES {
             self.close_sightings();
         }
     }
@@ -68,8 +81,9 @@ impl Outbox {
     pub fn flush(&mut self) -> Result<(), Gone> {
         self.close_sightings();
         while let Some(message) = self.waiting.pop_front() {
+            let bytes = frame_bytes(&message);
             match self.sender.try_send(message) {
-                Ok(()) => {}
+                Ok(()) => self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes),
                 Err(TrySendError::Full(message)) => {
                     self.waiting.push_front(message);
                     break;
@@ -85,12 +99,19 @@ impl Outbox {
             return;
         }
         let sightings = std::mem::take(&mut self.sightings);
-        if self.waiting.len() >= WAITING {
+        let bytes = std::mem::take(&mut self.bytes);
+        if self.waiting.len() >= WAITING || self.waiting_bytes + bytes > WAITING_BYTES {
             self.left_out += sightings.len() as u64;
             return;
         }
+        self.waiting_bytes += bytes;
         self.waiting.push_back(Message { kind: Some(Kind::Sightings(wire::Sightings { sightings })) });
     }
+}
+
+fn frame_bytes(message: &Message) -> usize {
+    let Some(Kind::Sightings(some)) = &message.kind else { return 0 };
+    some.sightings.iter().map(|sighting| sighting.frame.len()).sum()
 }
 
 #[cfg(test)]
@@ -125,6 +146,28 @@ mod tests {
         assert!(outbox.left_out() > 0);
         assert_eq!(sightings + outbox.left_out(), sent);
         assert_eq!(points, (0..sent).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn packets_bytes_wait_up_to_a_bound_whatever_their_number() {
+        let (sender, mut receiver) = mpsc::channel(IN_FLIGHT);
+        let mut outbox = Outbox::new(sender);
+        let frame = vec![0; 1 << 14];
+        let sent = 4 * (WAITING_BYTES + IN_FLIGHT * MAX_FRAMES) as u64 / frame.len() as u64;
+        for _ in 0..sent {
+            outbox.sighting(wire::Sighting { frame: frame.clone(), ..wire::Sighting::default() });
+            outbox.flush().unwrap();
+        }
+        assert!(outbox.waiting_bytes <= WAITING_BYTES);
+        let mut came = 0;
+        while let Ok(message) = receiver.try_recv() {
+            let bytes = frame_bytes(&message);
+            assert!(bytes <= MAX_FRAMES + frame.len(), "{bytes}");
+            came += bytes / frame.len();
+            outbox.flush().unwrap();
+        }
+        assert_eq!(came as u64 + outbox.left_out(), sent);
+        assert_eq!((outbox.waiting_bytes, outbox.waiting.len()), (0, 0));
     }
 
     #[test]

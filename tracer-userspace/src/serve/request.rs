@@ -4,9 +4,11 @@ use std::fmt;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use tracer_common::record::MAX_SNAPLEN;
 
+use crate::agent::bytes::CaptureBytes;
 use crate::kubernetes::packet_trace::{
-    LONGEST_S, MOST_NAMES, MOST_PEERS, MOST_PORTS, PacketTrace, TracedPod,
+    LONGEST_S, MOST_NAMES, MOST_PEERS, MOST_PORTS, PacketTrace, TracedBytes, TracedPod,
 };
 use crate::kubernetes::secret::SecretHash;
 
@@ -47,7 +49,6 @@ pub struct Request {
     pub wanted: Wanted,
     /// Seconds since 1970.
     pub expires_s: i64,
-    pub secret: SecretHash,
     /// Of the spec.
     pub generation: i64,
 }
@@ -64,6 +65,9 @@ pub struct Wanted {
     pub masqueraded: bool,
     pub protocols: Vec<u8>,
     pub ports: Vec<u16>,
+    /// Packets' bytes besides their records; payload only with the right to it.
+    pub bytes: Option<CaptureBytes>,
+    pub secret: SecretHash,
     /// All if empty.
     pub nodes: Vec<String>,
 }
@@ -99,10 +103,11 @@ impl Request {
                 masqueraded: spec.masqueraded,
                 protocols: spec.protocols.clone(),
                 ports: spec.ports.clone(),
+                bytes: spec.bytes.map(read_bytes).transpose()?,
+                secret,
                 nodes: spec.nodes.clone(),
             },
             expires_s: read_expiry(&spec.expires, now_s)?,
-            secret,
             generation: trace.metadata.generation.unwrap_or_default(),
         })
     }
@@ -129,6 +134,14 @@ fn read_peers(peers: &[String]) -> Result<Vec<IpAddr>, String> {
         text.parse().map_err(|_| format!("spec.peers: '{shown}' is no IP address"))
     };
     peers.iter().map(parse).collect()
+}
+
+fn read_bytes(bytes: TracedBytes) -> Result<CaptureBytes, String> {
+    match bytes.most {
+        None => Ok(CaptureBytes::Headers),
+        Some(most) if most > 0 && most as usize <= MAX_SNAPLEN => Ok(CaptureBytes::Most(most)),
+        Some(most) => Err(format!("spec.bytes.most: {most} is not between 1 and {MAX_SNAPLEN}")),
+    }
 }
 
 fn read_expiry(text: &str, now_s: i64) -> Result<i64, String> {
@@ -184,13 +197,14 @@ pub(crate) mod tests {
     #[test]
     fn a_trace_that_asks_for_what_it_may_not_is_refused_with_the_field_and_the_reason() {
         type Change = fn(&mut PacketTraceSpec);
-        let wrong: [(&str, Change); 9] = [
+        let wrong: [(&str, Change); 10] = [
             ("spec.pods: at least one", |spec| spec.pods.clear()),
             ("spec.pods: at least one", |spec| spec.pods[0].uid.clear()),
             ("spec.pods: 300", |spec| spec.pods = vec![spec.pods[0].clone(); 300]),
             ("spec.peers: empty", |spec| spec.peers = Some(Vec::new())),
             ("spec.peers: 'somewhere' is no", |spec| spec.peers = Some(vec!["some\u{1b}where".to_owned()])),
             ("spec.masqueraded: only with", |spec| (spec.peers, spec.masqueraded) = (None, true)),
+            ("spec.bytes.most: 0", |spec| spec.bytes = Some(TracedBytes { most: Some(0) })),
             ("spec.secretSha256", |spec| spec.secret_sha256 = "00".to_owned()),
             ("spec.expires: no time", |spec| spec.expires = "soon".to_owned()),
             ("spec.expires: 86400 s", |spec| spec.expires = "2026-12-01T12:00:00Z".to_owned()),

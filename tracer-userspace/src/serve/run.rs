@@ -136,6 +136,8 @@ impl Agent {
             load: LoadOptions {
                 ring_bytes: args.ring_bytes,
                 log_level: args.program_log as u8,
+                // Somebody may have the right to it.
+                captures: true,
                 ..LoadOptions::default()
             },
             vxlan_port: args.vxlan_port,

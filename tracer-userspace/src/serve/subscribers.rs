@@ -19,7 +19,7 @@ use crate::node::site::both_clocks_ns;
 use crate::stream::wire::Message;
 use crate::stream::wire::message::Kind;
 use crate::stream::{Counts, FORMAT, convert, wire};
-use crate::trajectory::model::{ObservationPoint, PointId};
+use crate::trajectory::model::{Frame, ObservationPoint, PointId, Sighting};
 
 /// How often is said that all is told: half of what the format asks for.
 const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -130,7 +130,8 @@ impl Subscribers {
                         && subscriber.points.contains(&sighting.point.id)
                 };
                 for subscriber in self.all.iter_mut().filter(is_for) {
-                    subscriber.outbox.sighting(convert::sighting_to_wire(&sighting));
+                    let frame = subscriber.part_of(&sighting, traces);
+                    subscriber.outbox.sighting(convert::sighting_to_wire(&sighting, frame.as_ref()));
                 }
             }
             Event::Drop(drop) => {
@@ -209,6 +210,12 @@ impl Subscribers {
 }
 
 impl Subscriber {
+    /// The bytes of a packet that it gets.
+    fn part_of(&self, sighting: &Sighting, traces: &Traces) -> Option<Frame> {
+        let frame = sighting.frame.as_ref()?;
+        traces.bytes(&self.key)?.of(frame, &sighting.point)
+    }
+
     fn point(&mut self, point: &ObservationPoint, since_ns: u64, traces: &Traces) {
         let is_shown = point.pod.as_deref().is_none_or(|pod| traces.shows(&self.key, pod));
         if is_shown && self.points.insert(point.id) {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::request::{Request, TraceKey, Wanted};
 use super::verify::nobody;
+use crate::agent::bytes::CaptureBytes;
 use crate::agent::filters::FollowFilter;
 use crate::agent::slots::{Slot, Slots};
 use crate::host::plan::Scope;
@@ -253,7 +254,10 @@ impl Traces {
     /// [`Refusal`]; without the secret it is always the same.
     pub fn admit(&self, key: &TraceKey, secret: &[u8]) -> Result<Admission, Refusal> {
         let trace = self.all.get(key).ok_or(Refusal::Unknown)?;
-        let hash: Option<SecretHash> = trace.request.as_ref().map(|request| request.secret);
+        // While it is armed, of the secret that was verified with all else: another one may come without the rights.
+        let armed = trace.armed.as_ref().map(|armed| &armed.wanted);
+        let wanted = armed.or(trace.request.as_ref().map(|request| &request.wanted));
+        let hash: Option<SecretHash> = wanted.map(|wanted| wanted.secret);
         if !hash.is_some_and(|hash| hash.is_of(secret)) {
             return Err(Refusal::Unknown);
         }
@@ -283,6 +287,12 @@ impl Traces {
         // This node's shared devices, if anybody asks for anything.
         let nodes = armed().next().map(|_| self.node.as_str().into());
         Scope { pods: Some(pods.collect()), nodes: Some(nodes.into_iter().collect()), all_devices: false }
+    }
+
+    /// How much of packets is given to those who follow a trace; `None`: their records alone.
+    #[must_use]
+    pub fn bytes(&self, key: &TraceKey) -> Option<CaptureBytes> {
+        self.all.get(key)?.armed.as_ref()?.wanted.bytes
     }
 
     /// Whether a pod's devices are shown to those who follow a trace.
@@ -339,6 +349,7 @@ impl Armed {
             b: self.wanted.peers.clone(),
             protocols: self.wanted.protocols.clone(),
             ports: self.wanted.ports.clone(),
+            capture: self.wanted.bytes,
         }
     }
 }

@@ -3,15 +3,24 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
+use kube::api::Api;
 use tracer_manifest::{Kind, Object};
 
 use super::request::{TraceKey, Wanted};
 use super::traces::Verified;
+use crate::agent::bytes::CaptureBytes;
 use crate::inventory::{Inventory, NodeEntry, PodEntry, ServiceEntry};
 use crate::kubernetes::cluster::{Attempt, get};
+use crate::kubernetes::packet_trace::PacketPayload;
+use crate::kubernetes::secret::SecretHash;
 use crate::node::site::Names;
+
+/// How often, and after which pauses, a PacketPayload is looked for: a client makes it behind its trace.
+const LOOKS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why nothing is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +43,9 @@ pub async fn verify(
     wanted: &Wanted,
 ) -> Result<Verified, Unverified> {
     let mut verified = Verified::default();
+    if matches!(wanted.bytes, Some(CaptureBytes::Most(_))) {
+        check_payload_right(client, key, wanted.secret).await?;
+    }
     for claim in &wanted.pods {
         let own = names.with(|inventory| inventory.pods().find(|entry| entry.pod.uid == claim.uid).cloned());
         let entry = match own {
@@ -73,6 +85,29 @@ pub async fn verify(
     }
     names.with(|inventory| add_own_peers(inventory, node, key, wanted, &mut verified));
     Ok(verified)
+}
+
+/// Whether whoever made the trace may see payload: it could make a PacketPayload of this secret.
+async fn check_payload_right(client: &Client, key: &TraceKey, secret: SecretHash) -> Result<(), Unverified> {
+    let payloads: Api<PacketPayload> = Api::namespaced(client.clone(), &key.namespace);
+    let attempt =
+        Attempt { verb: "get", resource: "packetpayloads.tracer.dev", namespace: Some(&key.namespace) };
+    for _ in 0..LOOKS {
+        let found = payloads.get_opt(&key.name).await;
+        let found = found.map_err(|error| Unverified::Unknown(attempt.explain(&error)))?;
+        let is_of_it =
+            |payload: &PacketPayload| SecretHash::parse(&payload.spec.secret_sha256) == Some(secret);
+        if found.as_ref().is_some_and(is_of_it) {
+            return Ok(());
+        }
+        // sleep: the pause before the next look.
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(Unverified::Refused(format!(
+        "spec.bytes.most: there is no PacketPayload of this trace's name and secret: payload is given to those who may \
+         create one (kubectl auth can-i create packetpayloads.tracer.dev -n {})",
+        key.namespace
+    )))
 }
 
 /// Pods of this node at the other end. What the node's own address sends to a pod of another namespace is not the

@@ -166,8 +166,9 @@ pub(crate) fn name(text: String) -> Checked<String> {
     Ok(text)
 }
 
-pub(crate) fn sighting_to_wire(sighting: &Sighting) -> wire::Sighting {
-    let frame = sighting.frame.as_ref().map_or_else(Vec::new, |frame| frame.0.to_vec());
+/// With this much of its bytes.
+pub(crate) fn sighting_to_wire(sighting: &Sighting, frame: Option<&Frame>) -> wire::Sighting {
+    let frame = frame.map_or_else(Vec::new, |frame| frame.0.to_vec());
     wire::Sighting { frame, ..packet_to_wire(&sighting.packet, sighting.point.id.0, sighting.time_ns) }
 }
 

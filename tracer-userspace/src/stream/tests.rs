@@ -122,7 +122,7 @@ fn a_length_that_nobody_writes_is_refused_before_memory_is_taken_for_it() {
 
 #[test]
 fn what_cannot_be_true_is_an_error() {
-    let good = || convert::sighting_to_wire(&some_pings().1[0]);
+    let good = || convert::sighting_to_wire(&some_pings().1[0], None);
     let long = || "x".repeat(600);
     let sightings = |sighting| Kind::Sightings(wire::Sightings { sightings: vec![sighting] });
     let point = |change: fn(&mut wire::Point)| {

@@ -6,11 +6,8 @@ use prost::Message as _;
 use tracer_common::ABI_VERSION;
 
 use super::wire::message::Kind;
-use super::{Counts, FORMAT, Heartbeat, Hello, MAGIC, MAX_SIGHTINGS, convert, wire};
+use super::{Counts, FORMAT, Heartbeat, Hello, MAGIC, MAX_FRAMES, MAX_SIGHTINGS, convert, wire};
 use crate::trajectory::model::{DropSighting, ObservationPoint, PointId, Sighting};
-
-/// Bytes of frames from which on a message is written: far below the longest.
-const MAX_FRAMES: usize = 64 << 10;
 
 /// Writes messages; what is written is on its way after [`StreamWriter::flush`].
 #[derive(Debug)]
@@ -62,7 +59,7 @@ impl<W: Write> StreamWriter<W> {
     /// # Errors
     /// What the output returns.
     pub fn sighting(&mut self, sighting: &Sighting) -> io::Result<()> {
-        self.waiting.push(convert::sighting_to_wire(sighting));
+        self.waiting.push(convert::sighting_to_wire(sighting, sighting.frame.as_ref()));
         self.waiting_bytes += sighting.frame.as_ref().map_or(0, |frame| frame.0.len());
         let is_full = self.waiting.len() >= MAX_SIGHTINGS || self.waiting_bytes >= MAX_FRAMES;
         if is_full { self.write_sightings() } else { Ok(()) }

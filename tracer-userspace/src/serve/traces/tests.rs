@@ -44,6 +44,22 @@ fn curl(address: &str) -> Verified {
 }
 
 #[test]
+fn another_secret_opens_an_armed_trace_only_when_it_is_verified_with_all_else() {
+    let mut agent = Agent::new();
+    let (first, second) = (Secret::new().unwrap(), Secret::new().unwrap());
+    let mut asked = trace("one", &first);
+    let key = agent.arm(&asked);
+    asked.spec.secret_sha256 = second.hash().to_string();
+    asked.metadata.generation = Some(2);
+    let (_, wanted) = agent.traces.put(&asked, NOON_S, NOW_NS).unwrap();
+    assert_eq!(agent.traces.admit(&key, second.bytes()), Err(Refusal::Unknown));
+    assert!(agent.traces.admit(&key, first.bytes()).is_ok());
+    agent.traces.settle(&key, &wanted, Ok(curl("10.244.0.153")), NOW_NS + 1, NOW_NS);
+    assert_eq!(agent.traces.admit(&key, first.bytes()), Err(Refusal::Unknown));
+    assert!(agent.traces.admit(&key, second.bytes()).is_ok());
+}
+
+#[test]
 fn a_verified_trace_is_armed_with_what_its_names_stand_for_and_not_with_what_it_claims() {
     let mut agent = Agent::new();
     let (secret, mut asked) = (Secret::new().unwrap(), trace("one", &Secret::new().unwrap()));
