@@ -302,10 +302,14 @@ pub struct InventoryArgs {
 /// Whose packets.
 #[derive(Clone, Debug, Args)]
 pub struct SelectionArgs {
-    /// The pod to follow
-    #[arg(long, value_name = "[NAMESPACE/]NAME")]
-    pub pod: String,
-    /// The other end: a pod, svc/NAME, an IP address, or NAME.NAMESPACE; everything if not given
+    /// Whom to follow: a pod ([NAMESPACE/]NAME), all of deploy/NAME, sts/, ds/, rs/ or job/NAME, those behind
+    /// svc/NAME, node/NAME, or an IP address
+    #[arg(long, value_name = "TARGET", required_unless_present = "selector")]
+    pub pod: Option<String>,
+    /// Instead of --pod: all pods of the namespace with these labels, as kubectl takes them
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "pod")]
+    pub selector: Option<String>,
+    /// The other end, named like --pod, or any IP address; everything if not given
     #[arg(long, value_name = "TARGET")]
     pub to: Option<String>,
     /// Namespace of the pods and Services that are named without one

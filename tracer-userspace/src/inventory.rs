@@ -21,6 +21,7 @@ mod tests;
 use self::object::{Key, key};
 pub use self::object::{
     NETNS_ANNOTATION, NodeEntry, ObjectError, PodEntry, ServiceEntry, ServicePort, SliceEntry, SlicePort,
+    Workload, WorkloadKind,
 };
 pub use tracer_manifest::{Kind, Object};
 

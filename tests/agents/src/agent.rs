@@ -54,6 +54,12 @@ impl Agent {
         Self::run(Self::arguments(&mut Command::new(program()?), cluster, node)?)
     }
 
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn arguments<'a>(command: &'a mut Command, cluster: &Cluster, node: &str) -> Result<&'a mut Command> {
         command.args(["agent", "--node-name", node, "--listen", "127.0.0.1:0", "--probes", "127.0.0.1:0"]);
         command.arg("--kubeconfig").arg(cluster.kubeconfig("agent")?).env("NO_COLOR", "1");

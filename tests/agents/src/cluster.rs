@@ -61,6 +61,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// Says that a controller has made a pod, and how it is labelled.
+    ///
+    /// # Errors
+    /// There is no such pod.
+    pub fn label(&self, pod: &str, owner: &Value, labels: Value) -> Result<()> {
+        let mut object = self.api.get("pods", "default", pod).context("no such pod")?;
+        object["metadata"]["ownerReferences"] = json!([owner]);
+        object["metadata"]["labels"] = labels;
+        self.api.put(object)
+    }
+
     /// Makes an agent reachable as the DaemonSet's are: by a port-forward to its pod.
     ///
     /// # Errors

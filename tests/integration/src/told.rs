@@ -67,6 +67,14 @@ pub struct End {
     pub service: Option<String>,
 }
 
+impl End {
+    /// "default/curl", where it is a pod.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        Some(format!("{}/{}", self.namespace.as_ref()?, self.pod.as_ref()?))
+    }
+}
+
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     pub ip: IpAddr,

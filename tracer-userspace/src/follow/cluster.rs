@@ -92,6 +92,8 @@ pub(super) struct Feed {
     /// Nodes whose agents are asked, or that have none.
     nodes: BTreeSet<String>,
     streams: usize,
+    /// Why nothing is selected any more, as was said.
+    missing: Option<String>,
 }
 
 impl Feed {
@@ -130,6 +132,7 @@ impl Feed {
             selection: None,
             nodes: BTreeSet::new(),
             streams: 0,
+            missing: None,
         })
     }
 
@@ -200,8 +203,31 @@ impl Feed {
     fn take(&mut self, told: Told) -> Option<Selection> {
         let Told::Objects(kind, change) = told else { return None };
         complain(self.names.take(kind, change, monotonic_ns()));
-        // The pod may come back under the same name; until then its last addresses are followed.
-        let selection = self.names.with(|inventory| resolve(inventory, &self.asked)).ok()?;
+        let last = self.selection.as_ref()?.borrow().clone();
+        let selection = self.names.with(|inventory| {
+            // The pod may come back under the same name; until then its last addresses are followed.
+            resolve(inventory, &self.asked).map_err(|error| {
+                let mut last = last;
+                last.release_taken(inventory);
+                (error, last)
+            })
+        });
+        let selection = match selection {
+            Ok(selection) => {
+                self.missing = None;
+                selection
+            }
+            Err((error, last)) => {
+                let text = error.to_string();
+                if self.missing.as_ref() != Some(&text) {
+                    notice(&format!(
+                        "note: {text}; until that changes, what was followed last is followed on"
+                    ));
+                    self.missing = Some(text);
+                }
+                last
+            }
+        };
         let is_other = self.selection.as_ref()?.send_if_modified(|known| {
             let is_other = *known != selection;
             if is_other {

@@ -162,7 +162,11 @@ impl<'a> Observation<'a> {
         match self.machine.site().names().with(|inventory| resolve(inventory, self.asked)) {
             Ok(selection) => self.selection = selection,
             // The pod may come back under the same name; until then its last addresses are followed.
-            Err(error) => notice(&format!("warning: {error}")),
+            Err(error) => {
+                notice(&format!("warning: {error}"));
+                let Self { machine, selection, .. } = self;
+                machine.site().names().with(|inventory| selection.release_taken(inventory));
+            }
         }
         if let Err(error) = self.want(emit) {
             notice(&format!("warning: {error}"));

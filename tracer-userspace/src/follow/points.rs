@@ -73,7 +73,8 @@ fn tell_problems(site: &Site, scope: &Scope) {
 fn scope(args: &PointsArgs, site: &Site) -> Result<Scope, Failure> {
     let Some(pod) = &args.pod else { return Ok(Scope::everything()) };
     let selection = SelectionArgs {
-        pod: pod.clone(),
+        pod: Some(pod.clone()),
+        selector: None,
         to: args.to.clone(),
         namespace: args.namespace.clone(),
         ports: Vec::new(),

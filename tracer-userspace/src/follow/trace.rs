@@ -47,13 +47,19 @@ impl Trace {
         selection: &Selection,
         bytes: Option<CaptureBytes>,
     ) -> Result<Self, Failure> {
-        let namespace = selection.pod.namespace.clone();
+        let Some(pod) = selection.a.pods.first() else {
+            return Err(Failure::Failed(format!(
+                "{} is no pod: agents record for pods only; on the node itself --local follows whatever is there",
+                selection.a.name
+            )));
+        };
+        let namespace = pod.namespace.clone();
         let secret = Secret::new().map_err(|error| Failure::Failed(error.to_owned()))?;
         let spec = spec_of(selection, bytes, &secret);
         let api: Api<PacketTrace> = Api::namespaced(cluster.client.clone(), &namespace);
         let mut trace = PacketTrace::new("", spec.clone());
         trace.metadata.name = None;
-        trace.metadata.generate_name = Some(format!("{}-", short(&selection.pod.name)));
+        trace.metadata.generate_name = Some(format!("{}-", short(&pod.name)));
         let attempt = Attempt { verb: "create", resource: RESOURCE, namespace: Some(&namespace) };
         let made = api.create(&PostParams::default(), &trace).await.map_err(|error| match &error {
             kube::Error::Api(status) if status.code == 404 => Failure::Failed(format!(
@@ -121,7 +127,8 @@ impl Trace {
     async fn update(&mut self, selection: &Selection) {
         let now = spec_of(selection, self.bytes, &self.secret);
         let spec = PacketTraceSpec { expires: self.spec.expires.clone(), ..now };
-        if spec == self.spec {
+        // Where nobody is left at the other end the agents go on as before: it is for us not to tell it.
+        if spec == self.spec || spec.peers.as_ref().is_some_and(Vec::is_empty) {
             return;
         }
         // A field that is empty now has to be taken away, which a merge patch does with null.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::select::{End, EndKind, Request, Selection, select};
+use super::select::{End, EndKind, Followed, Request, Selection, select};
 use crate::agent::filters::FollowFilter;
 use crate::app::Failure;
 use crate::cli::SelectionArgs;
@@ -14,7 +14,10 @@ use crate::trajectory::model::{PodRef, ServiceRef};
 pub(super) fn resolve(inventory: &Inventory, args: &SelectionArgs) -> Result<Selection, Failure> {
     let request = Request {
         namespace: args.namespace.clone(),
-        pod: args.pod.clone(),
+        followed: match (&args.pod, &args.selector) {
+            (_, Some(labels)) => Followed::Labelled(labels.clone()),
+            (pod, None) => Followed::Named(pod.clone().unwrap_or_default()),
+        },
         to: args.to.clone(),
         ports: args.ports.clone(),
         protocol: args.protocol.clone(),

@@ -1,6 +1,7 @@
 //! What tracer keeps of a Kubernetes object, and what it refuses to believe.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,6 +78,70 @@ pub struct PodEntry {
     pub addresses: Vec<IpAddr>,
     /// From [`NETNS_ANNOTATION`].
     pub netns: Option<PathBuf>,
+    pub labels: BTreeMap<String, String>,
+    /// The controllers that have made it, the nearest first.
+    pub workloads: Vec<Workload>,
+}
+
+/// A controller that makes pods.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Workload {
+    pub kind: WorkloadKind,
+    pub name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WorkloadKind {
+    Deployment,
+    ReplicaSet,
+    StatefulSet,
+    DaemonSet,
+    Job,
+}
+
+impl WorkloadKind {
+    /// The kind in an object, and the names that kubectl knows, the one that is told first.
+    const NAMES: [(Self, &str, [&str; 3]); 5] = [
+        (Self::Deployment, "Deployment", ["deploy", "deployment", "deployments"]),
+        (Self::ReplicaSet, "ReplicaSet", ["rs", "replicaset", "replicasets"]),
+        (Self::StatefulSet, "StatefulSet", ["sts", "statefulset", "statefulsets"]),
+        (Self::DaemonSet, "DaemonSet", ["ds", "daemonset", "daemonsets"]),
+        (Self::Job, "Job", ["job", "jobs", "job.batch"]),
+    ];
+
+    /// As kubectl calls it.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(.., names)| names.contains(&name)).map(|(kind, ..)| *kind)
+    }
+
+    fn by_kind(kind: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, known, _)| *known == kind).map(|(kind, ..)| *kind)
+    }
+}
+
+/// "deploy"
+impl fmt::Display for WorkloadKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = Self::NAMES.iter().find(|(kind, ..)| kind == self);
+        formatter.write_str(known.map_or("", |(.., names)| names[0]))
+    }
+}
+
+/// From the owner references. Of a ReplicaSet that a Deployment has made, the pod has the end of the name in a label
+/// (pkg/controller/deployment of Kubernetes): the rest is the Deployment's.
+fn workloads(metadata: &ObjectMeta) -> Vec<Workload> {
+    let hash = lookup(metadata.labels.as_ref(), "pod-template-hash");
+    let mut workloads = Vec::new();
+    for owner in metadata.owner_references.iter().flatten() {
+        let Some(kind) = WorkloadKind::by_kind(&owner.kind) else { continue };
+        workloads.push(Workload { kind, name: owner.name.clone() });
+        let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
+        if let Some(name) = deployment.filter(|_| kind == WorkloadKind::ReplicaSet) {
+            workloads.push(Workload { kind: WorkloadKind::Deployment, name: name.to_owned() });
+        }
+    }
+    workloads
 }
 
 impl PodEntry {
@@ -116,6 +181,8 @@ impl PodEntry {
             phase: status.phase.clone().unwrap_or_else(|| "Unknown".to_owned()),
             addresses,
             netns: annotation(metadata, NETNS_ANNOTATION).map(PathBuf::from),
+            labels: metadata.labels.clone().unwrap_or_default(),
+            workloads: workloads(metadata),
         })
     }
 }

@@ -12,20 +12,20 @@ const MOST_NEAR: usize = 5;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SelectError {
     // --- wrong typing ---
-    #[error("--pod `{text}`: should be NAME or NAMESPACE/NAME of a pod")]
-    PodSyntax { text: String },
     #[error(
-        "--to `{text}`: should be a pod (NAME or NAMESPACE/NAME), svc/NAME, svc/NAMESPACE/NAME, node/NAME, an IP \
-         address, or NAME.NAMESPACE"
+        "{option} `{text}`: should be a pod (NAME or NAMESPACE/NAME), deploy/NAME, svc/NAME, svc/NAMESPACE/NAME, \
+         node/NAME, an IP address, or NAME.NAMESPACE"
     )]
-    TargetSyntax { text: String },
+    TargetSyntax { option: &'static str, text: String },
+    #[error("--selector `{text}`: should be labels as kubectl takes them, such as app=web,tier!=cache")]
+    Labels { text: String },
     #[error(
-        "`{kind}/...` cannot be followed: name one of its pods, or its Service as svc/NAME\n  kubectl get pods shows \
-         the pods' names"
+        "`{kind}/...` cannot be followed: name its pods by deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME or \
+         --selector, or a Service as svc/NAME"
     )]
     Kind { kind: String },
-    #[error("--to `{text}`: not an IPv4 or IPv6 address (give a port with --port)")]
-    Address { text: String },
+    #[error("{option} `{text}`: not an IPv4 or IPv6 address (give a port with --port)")]
+    Address { option: &'static str, text: String },
     #[error("--port `{text}`: should be a number from 1 to 65535, or the name of a port of the Service")]
     Port { text: String },
     #[error("--protocol `{text}`: should be tcp, udp, icmp, icmpv6, sctp, or a number from 0 to 255")]
@@ -68,9 +68,34 @@ pub enum SelectError {
     #[error(
         "no Service `{name}` in namespace {namespace}{}{}",
         did_you_mean(near),
-        elsewhere_hint(elsewhere)
+        elsewhere_hint(option, elsewhere)
     )]
-    UnknownService { namespace: String, name: String, near: Vec<String>, elsewhere: Vec<String> },
+    UnknownService {
+        option: &'static str,
+        namespace: String,
+        name: String,
+        near: Vec<String>,
+        elsewhere: Vec<String>,
+    },
+    #[error(
+        "no pod of {name} in namespace {namespace}{}{}",
+        did_you_mean(near),
+        elsewhere_hint(option, elsewhere)
+    )]
+    UnknownWorkload {
+        option: &'static str,
+        namespace: String,
+        name: String,
+        near: Vec<String>,
+        elsewhere: Vec<String>,
+    },
+    #[error("{name}: no pod of it is running{}",
+        if *silent == 0 { String::new() } else { format!("; {silent} are not, or have no IP (kubectl get pods)") })]
+    NoPods { name: String, silent: usize },
+    #[error(
+        "--pod {address}: no pod and no node has this address (any address may be the other end: --to {address})"
+    )]
+    AddressOfNobody { address: String },
     #[error("no node `{name}`{}", did_you_mean(near))]
     UnknownNode { name: String, near: Vec<String> },
     #[error("node {name} has no addresses in the inventory: make the inventory anew")]
@@ -102,8 +127,8 @@ impl SelectError {
     pub const fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::PodSyntax { .. }
-                | Self::TargetSyntax { .. }
+            Self::TargetSyntax { .. }
+                | Self::Labels { .. }
                 | Self::Kind { .. }
                 | Self::Address { .. }
                 | Self::Port { .. }
@@ -134,9 +159,9 @@ fn namespace_hint(near: &[String], known: usize) -> String {
     }
 }
 
-fn elsewhere_hint(elsewhere: &[String]) -> String {
+fn elsewhere_hint(option: &str, elsewhere: &[String]) -> String {
     let shown: Vec<String> =
-        elsewhere.iter().take(MOST_NEAR).map(|service| format!("--to {service}")).collect();
+        elsewhere.iter().take(MOST_NEAR).map(|service| format!("{option} {service}")).collect();
     if shown.is_empty() { String::new() } else { format!("; in another namespace: {}", shown.join(" or ")) }
 }
 

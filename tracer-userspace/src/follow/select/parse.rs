@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::SelectError;
+use crate::inventory::WorkloadKind;
 
-/// The syntax of `--to`, resolved later.
+/// The syntax of `--pod` and `--to`, resolved later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Address(IpAddr),
@@ -18,7 +19,24 @@ pub(super) enum Target {
         namespace: Option<String>,
         name: String,
     },
+    Workload {
+        kind: WorkloadKind,
+        namespace: Option<String>,
+        name: String,
+    },
     Node(String),
+}
+
+impl Target {
+    /// As typed.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Pod { namespace, .. }
+            | Self::Service { namespace, .. }
+            | Self::Workload { namespace, .. } => namespace.as_deref(),
+            Self::Address(_) | Self::Node(_) => None,
+        }
+    }
 }
 
 /// A port by number or by its name in a Service.
@@ -46,23 +64,17 @@ impl fmt::Display for PortName {
     }
 }
 
-/// `[NS/]NAME`, also `pod/NAME` as kubectl takes it.
-pub(super) fn parse_pod(text: &str) -> Result<(Option<String>, String), SelectError> {
-    match parse_target(text) {
-        Ok(Target::Pod { namespace, name }) => Ok((namespace, name)),
-        Err(error @ SelectError::Kind { .. }) => Err(error),
-        Ok(_) | Err(_) => Err(SelectError::PodSyntax { text: text.to_owned() }),
-    }
-}
-
-pub(super) fn parse_target(text: &str) -> Result<Target, SelectError> {
-    let bad = || SelectError::TargetSyntax { text: text.to_owned() };
+/// The value of `option`.
+pub(super) fn parse_target(option: &'static str, text: &str) -> Result<Target, SelectError> {
+    let bad = || SelectError::TargetSyntax { option, text: text.to_owned() };
     if let Ok(address) = text.trim_start_matches('[').trim_end_matches(']').parse() {
         return Ok(Target::Address(address));
     }
     // Nothing but an address has a colon, and names have letters; this is an address gone wrong.
-    if text.contains(':') || text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err(SelectError::Address { text: text.to_owned() });
+    if text.contains(':')
+        || !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
+        return Err(SelectError::Address { option, text: text.to_owned() });
     }
     let parts: Vec<&str> = text.split('/').collect();
     if !parts.iter().all(|part| is_name(part)) {
@@ -75,6 +87,9 @@ pub(super) fn parse_target(text: &str) -> Result<Target, SelectError> {
             Some(NameKind::Service) => Ok(Target::Service { namespace: None, name: owned(name) }),
             Some(NameKind::Pod) => Ok(Target::Pod { namespace: None, name: owned(name) }),
             Some(NameKind::Node) => Ok(Target::Node(owned(name))),
+            Some(NameKind::Workload(kind)) => {
+                Ok(Target::Workload { kind, namespace: None, name: owned(name) })
+            }
             Some(NameKind::Other) => Err(SelectError::Kind { kind: owned(first) }),
             None => Ok(Target::Pod { namespace: Some(owned(first)), name: owned(name) }),
         },
@@ -89,6 +104,7 @@ pub(super) fn parse_target(text: &str) -> Result<Target, SelectError> {
             match kind {
                 NameKind::Service => Ok(Target::Service { namespace, name }),
                 NameKind::Pod => Ok(Target::Pod { namespace, name }),
+                NameKind::Workload(kind) => Ok(Target::Workload { kind, namespace, name }),
                 NameKind::Node | NameKind::Other => Err(bad()),
             }
         }
@@ -100,6 +116,7 @@ enum NameKind {
     Pod,
     Service,
     Node,
+    Workload(WorkloadKind),
     /// Known to kubectl, but not followed.
     Other,
 }
@@ -109,10 +126,19 @@ fn kind(text: &str) -> Option<NameKind> {
         "pod" | "pods" | "po" => Some(NameKind::Pod),
         "svc" | "service" | "services" => Some(NameKind::Service),
         "node" | "nodes" | "no" => Some(NameKind::Node),
-        "deploy" | "deployment" | "deployments" | "ds" | "daemonset" | "daemonsets" | "sts"
-        | "statefulset" | "statefulsets" | "rs" | "replicaset" | "replicasets" | "job" | "jobs" | "ing"
-        | "ingress" | "ep" | "endpoints" => Some(NameKind::Other),
-        _ => None,
+        "ing"
+        | "ingress"
+        | "ingresses"
+        | "ep"
+        | "endpoints"
+        | "cj"
+        | "cronjob"
+        | "cronjobs"
+        | "rc"
+        | "replicationcontroller"
+        | "ns"
+        | "namespace" => Some(NameKind::Other),
+        other => WorkloadKind::by_name(other).map(NameKind::Workload),
     }
 }
 

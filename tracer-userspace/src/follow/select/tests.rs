@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::{EndKind, Request, SelectError, Selection, Translated, select};
+use super::{EndKind, Followed, Request, SelectError, Selection, Translated, select};
 use crate::inventory::{Inventory, file};
 
 /// Two nodes; `curl` and `httpbin` in "default", more in "shop", `twin` in both.
@@ -21,6 +21,16 @@ items:
    status: {phase: Running, podIP: 10.244.1.4}}
 - {apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop, uid: u5}, spec: {nodeName: node-2, containers: []},
    status: {phase: Running, podIP: 10.244.1.5}}
+- {apiVersion: v1, kind: Pod, metadata: {name: web-5d4-aaaaa, namespace: shop, uid: w1, labels: {app: web, pod-template-hash: 5d4},
+   ownerReferences: [{kind: ReplicaSet, name: web-5d4}]}, spec: {nodeName: node-1, containers: []},
+   status: {phase: Running, podIP: 10.244.0.21}}
+- {apiVersion: v1, kind: Pod, metadata: {name: web-5d4-bbbbb, namespace: shop, uid: w2, labels: {app: web, pod-template-hash: 5d4},
+   ownerReferences: [{kind: ReplicaSet, name: web-5d4}]}, spec: {nodeName: node-2, containers: []},
+   status: {phase: Running, podIP: 10.244.1.22}}
+- {apiVersion: v1, kind: Pod, metadata: {name: web-5d4-ccccc, namespace: shop, uid: w3, labels: {app: web, pod-template-hash: 5d4},
+   ownerReferences: [{kind: ReplicaSet, name: web-5d4}]}, spec: {containers: []}, status: {phase: Pending}}
+- {apiVersion: v1, kind: Pod, metadata: {name: late-0, namespace: shop, uid: w4, labels: {app: late},
+   ownerReferences: [{kind: StatefulSet, name: late}]}, spec: {containers: []}, status: {phase: Pending}}
 - {apiVersion: v1, kind: Pod, metadata: {name: waiting, namespace: default, uid: u6}, spec: {containers: []}, status: {phase: Pending}}
 - {apiVersion: v1, kind: Pod, metadata: {name: proxy, namespace: default, uid: u7}, spec: {nodeName: node-1, hostNetwork: true, containers: []},
    status: {phase: Running, podIP: 10.135.0.11}}
@@ -56,7 +66,18 @@ fn addresses(texts: &[&str]) -> Vec<IpAddr> {
 }
 
 fn request(pod: &str, to: &str) -> Request {
-    Request { pod: pod.to_owned(), to: Some(to.to_owned()).filter(|to| !to.is_empty()), ..Request::default() }
+    Request {
+        namespace: None,
+        followed: Followed::Named(pod.to_owned()),
+        to: Some(to.to_owned()).filter(|to| !to.is_empty()),
+        ports: Vec::new(),
+        protocol: None,
+    }
+}
+
+fn labelled(labels: &str) -> Request {
+    let followed = Followed::Labelled(labels.to_owned());
+    Request { namespace: Some("shop".to_owned()), followed, ..request("", "") }
 }
 
 fn ask(request: &Request) -> Result<Selection, SelectError> {
@@ -308,10 +329,10 @@ fn wrong_typing_is_a_usage_error_that_shows_the_right_form() {
     for (asked, expected) in [
         (request("", "httpbin"), "--pod ``: should be NAME"),
         (request("a/b/c", "httpbin"), "--pod `a/b/c`: should be NAME"),
-        (request("svc/httpbin", "curl"), "--pod `svc/httpbin`: should be NAME"),
-        (request("10.244.0.153", "curl"), "--pod `10.244.0.153`: should be NAME"),
-        (request("Curl", "httpbin"), "--pod `Curl`: should be NAME"),
-        (request("deploy/curl", "httpbin"), "`deploy/...` cannot be followed"),
+        (request("10.244.1", "curl"), "--pod `10.244.1`: not an IPv4 or IPv6 address"),
+        (request("Curl", "httpbin"), "--pod `Curl`: should be a pod"),
+        (request("ing/curl", "httpbin"), "`ing/...` cannot be followed"),
+        (labelled("app in web"), "--selector `app in web`: should be labels"),
         (request("curl", "10.244.1"), "--to `10.244.1`: not an IPv4 or IPv6 address"),
         (
             request("curl", "10.244.1.2:80"),
@@ -345,4 +366,54 @@ fn protocols_are_known_by_name_and_number() {
         let asked = Request { protocol: Some(text.to_owned()), ..request("curl", "httpbin") };
         assert_eq!(ask(&asked).unwrap().protocol, Some(expected), "{text}");
     }
+}
+
+#[test]
+fn a_workload_and_labels_mean_all_their_running_pods_wherever_they_are() {
+    let named =
+        |pod: &str, namespace: &str| Request { namespace: Some(namespace.to_owned()), ..request(pod, "") };
+    for asked in [
+        named("deploy/web", "shop"),
+        named("rs/web-5d4", "shop"),
+        request("deployment/shop/web", ""),
+        labelled("app=web"),
+        labelled("app in (web,api),pod-template-hash"),
+    ] {
+        let selection = ask(&asked).unwrap();
+        assert_eq!(selection.a.addresses, addresses(&["10.244.0.21", "10.244.1.22"]), "{asked:?}");
+        assert_eq!((selection.a.kind, selection.a.nodes.len()), (EndKind::Pod, 2));
+    }
+    let other_end = ask(&request("curl", "deploy/shop/web")).unwrap().b.unwrap();
+    assert_eq!((other_end.name.as_str(), other_end.pods.len()), ("deploy/shop/web", 2));
+}
+
+#[test]
+fn followed_may_be_the_pods_behind_a_service_a_node_and_whoever_has_an_address() {
+    let name =
+        |pod: &str| ask(&request(pod, "10.1.2.3")).map(|selection| (selection.a.name, selection.a.kind));
+    for service in ["svc/httpbin", "10.96.5.5"] {
+        let (name, kind) = name(service).unwrap();
+        assert_eq!((name.as_str(), kind), ("svc/default/httpbin", EndKind::Pod));
+    }
+    let behind = ask(&request("svc/httpbin", "")).unwrap();
+    assert_eq!(behind.a.addresses, addresses(&["10.244.1.246", "fd00::246"]));
+    assert_eq!(
+        behind.translated.a,
+        addresses(&["10.96.5.5"]),
+        "its own address stands for them on a part of the way"
+    );
+    assert_eq!(name("node/node-1").unwrap(), ("node/node-1".to_owned(), EndKind::Node));
+    assert_eq!(name("10.244.0.153").unwrap().1, EndKind::Pod);
+    assert!(name("192.0.2.9").unwrap_err().to_string().contains("--to 192.0.2.9"));
+}
+
+#[test]
+fn a_workload_without_running_pods_says_so_and_an_unknown_one_what_there_is() {
+    let said = |asked: &Request| refusal(asked).0;
+    assert!(said(&labelled("app=late")).contains("no pod of it is running; 1 are not"));
+    assert!(said(&request("sts/shop/late", "")).contains("sts/shop/late: no pod of it is running"));
+    let unknown = said(&request("deploy/shop/wbe", ""));
+    assert!(unknown.contains("no pod of deploy/wbe in namespace shop; did you mean deploy/web"), "{unknown}");
+    let elsewhere = said(&request("deploy/web", ""));
+    assert!(elsewhere.contains("--pod deploy/shop/web"), "{elsewhere}");
 }

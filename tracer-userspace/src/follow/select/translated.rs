@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use super::ports::target_ports;
 use super::{End, EndKind, Selection};
-use crate::inventory::{Inventory, PodEntry, ServiceEntry};
+use crate::inventory::{Inventory, ServiceEntry};
 use crate::trajectory::model::ServiceRef;
 
 /// Nothing in it is an end's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Translated {
-    /// In A's place: its node's addresses after SNAT, and those of the Services that lead to A.
+    /// In A's place: its nodes' addresses after SNAT, and those of the Services that lead to A.
     pub a: Vec<IpAddr>,
     /// In B's place: addresses of the Services that lead to B.
     pub b: Vec<IpAddr>,
@@ -21,19 +21,19 @@ pub struct Translated {
     pub ports: Vec<u16>,
     /// The Services that lead to A.
     pub services_of_a: Vec<Arc<ServiceRef>>,
-    /// Whether addresses of A's node are among those in A's place.
+    /// Whether addresses of A's nodes are among those in A's place.
     pub masqueraded: bool,
 }
 
 impl Translated {
     /// For a selection that is complete but for this.
-    pub(super) fn of(inventory: &Inventory, pod: &PodEntry, selection: &Selection) -> Self {
+    pub(super) fn of(inventory: &Inventory, selection: &Selection) -> Self {
         let b = selection.b.as_ref();
         let mut ports = BTreeSet::new();
         let mut by_services = |end: &End| by_services(inventory, selection, end, &mut ports);
         let (mut a, services_of_a) = by_services(&selection.a);
         let mut in_place_of_b = b.map(&mut by_services).unwrap_or_default().0;
-        let of_node = after_snat(inventory, pod, b);
+        let of_node = after_snat(inventory, &selection.a, b);
         let masqueraded = !of_node.is_empty();
         a.extend(of_node);
         let own: Vec<IpAddr> = selection
@@ -90,13 +90,13 @@ fn ports_leading_to<'a>(
 
 /// Addresses that SNAT may put in A's place. Between two pods nothing is masqueraded; without a target they would
 /// select all packets of the node.
-fn after_snat(inventory: &Inventory, pod: &PodEntry, b: Option<&End>) -> Vec<IpAddr> {
+fn after_snat(inventory: &Inventory, a: &End, b: Option<&End>) -> Vec<IpAddr> {
     let is_pod = |end: &End| {
         // hostNetwork endpoints have the node's address, to which pods' traffic is often masqueraded.
         end.kind == EndKind::Pod && end.addresses.iter().all(|address| inventory.pod_at(*address).is_some())
     };
     match b {
-        Some(b) if !is_pod(b) => inventory.node_addresses(&pod.node),
+        Some(b) if !is_pod(b) => a.nodes.iter().flat_map(|node| inventory.node_addresses(node)).collect(),
         _ => Vec::new(),
     }
 }
