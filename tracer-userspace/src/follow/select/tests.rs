@@ -327,8 +327,8 @@ fn wrong_typing_is_a_usage_error_that_shows_the_right_form() {
     let with_protocol =
         |protocol: &str| Request { protocol: Some(protocol.to_owned()), ..request("curl", "httpbin") };
     for (asked, expected) in [
-        (request("", "httpbin"), "--pod ``: should be NAME"),
-        (request("a/b/c", "httpbin"), "--pod `a/b/c`: should be NAME"),
+        (request("", "httpbin"), "--pod ``: should be a pod"),
+        (request("a/b/c", "httpbin"), "--pod `a/b/c`: should be a pod"),
         (request("10.244.1", "curl"), "--pod `10.244.1`: not an IPv4 or IPv6 address"),
         (request("Curl", "httpbin"), "--pod `Curl`: should be a pod"),
         (request("ing/curl", "httpbin"), "`ing/...` cannot be followed"),

@@ -35,12 +35,13 @@ impl<D: Directory> Correlator<D> {
     }
 }
 
-/// Whether a packet has sightings of these bytes at this point, all of them later and its own alone.
+/// Whether a packet with all these bytes has sightings of them at this point, all of them later and its own alone.
 fn has_only_later_at(open: &Open, sighting: &Sighting, range: Range) -> bool {
     let mut there = open.segments.iter().filter(|segment| is_at(segment, sighting, range)).peekable();
     let is_later =
         |segment: &Segment| segment.sighting.time_ns > sighting.time_ns && open.range.contains(segment.range);
-    open.progress != Progress::Complete && there.peek().is_some() && there.all(is_later)
+    let is_open = open.progress != Progress::Complete && open.range.contains(range);
+    is_open && there.peek().is_some() && there.all(is_later)
 }
 
 fn is_at(segment: &Segment, sighting: &Sighting, range: Range) -> bool {

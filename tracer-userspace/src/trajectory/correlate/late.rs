@@ -8,9 +8,6 @@
 //! - where nothing else of the packet arrived, it was not what was sent first if it certainly arrived after the
 //!   retransmission had left.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use crate::trajectory::clock::Moment;
 use crate::trajectory::correlate::Correlator;
 use crate::trajectory::correlate::open::{Handle, Open, Segment};
@@ -44,13 +41,11 @@ impl<D: Directory> Correlator<D> {
         }
     }
 
-    /// Where in `older` the segments are that may be the other packet's: all with its bytes on nodes where it was not
+    /// Where in `older` the segments are that may be the other packet's: all with its bytes on nodes where not both were
     /// seen, if they have no others and came late. `None` if there are none, or one is not so.
     fn late_pieces(&self, older: &Open, open: &Open) -> Option<Vec<usize>> {
-        let seen_on: BTreeSet<&Arc<str>> =
-            open.segments.iter().map(|segment| &segment.sighting.point.node).collect();
         let has_its_bytes = |segment: &Segment| {
-            segment.range.overlaps(open.range) && !seen_on.contains(&segment.sighting.point.node)
+            segment.range.overlaps(open.range) && !were_both_seen_beside(segment, older, open)
         };
         let pieces: Vec<usize> =
             (0..older.segments.len()).filter(|index| has_its_bytes(&older.segments[*index])).collect();
@@ -88,19 +83,46 @@ impl<D: Directory> Correlator<D> {
         }
     }
 
+    /// By the clocks of two nodes.
     fn arrived_after_it_left(&self, piece: &Segment, open: &Open) -> bool {
         let moment = |sighting: &Sighting| Moment { clock: sighting.point.clock, time_ns: sighting.time_ns };
         let arrived = moment(&piece.sighting);
-        open.segments.iter().all(|segment| {
-            let left = moment(&segment.sighting);
-            left.clock != arrived.clock
-                && matches!(self.clocks.latency(left, arrived), Latency::Estimated { ns, error_ns } if ns > error_ns)
-        })
+        let mut elsewhere = open
+            .segments
+            .iter()
+            .map(|segment| moment(&segment.sighting))
+            .filter(|left| left.clock != arrived.clock)
+            .peekable();
+        let is_later = |left| matches!(self.clocks.latency(left, arrived), Latency::Estimated { ns, error_ns } if ns > error_ns);
+        elsewhere.peek().is_some() && elsewhere.all(is_later)
     }
 }
 
+/// Whether both packets came where a segment of the older one was seen. If they did not, the records of one that came
+/// may be with both: some were told before the retransmission was, some after.
+fn were_both_seen_beside(segment: &Segment, older: &Open, open: &Open) -> bool {
+    let node = &segment.sighting.point.node;
+    let mut of_open = open.segments.iter().filter(|other| other.sighting.point.node == *node).peekable();
+    if of_open.peek().is_none() {
+        return false;
+    }
+    let is_at = |other: &Segment, point| other.sighting.point.id == point && other.range.overlaps(open.range);
+    of_open.any(|other| {
+        let point = other.sighting.point.id;
+        // What came before the other one did was there before.
+        other.sighting.time_ns > segment.sighting.time_ns
+            || older.segments.iter().any(|older| is_at(older, point))
+    })
+}
+
+/// Records come in any order: which packet is the older one its times tell, where both were seen by one clock.
 fn has_its_bytes_and_is_older(older: &Open, open: &Open) -> bool {
-    older.in_stream && older.serial < open.serial && older.range.contains(open.range)
+    let is_older = || match (time_between(older, open), time_between(open, older)) {
+        (Some(later_ns), _) if later_ns > 0 => true,
+        (_, Some(earlier_ns)) if earlier_ns > 0 => false,
+        _ => older.serial < open.serial,
+    };
+    older.in_stream && older.range.contains(open.range) && is_older()
 }
 
 /// How much later the one was sent than the other, nanoseconds, by a clock that both were seen by.
