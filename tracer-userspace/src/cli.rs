@@ -38,12 +38,14 @@ pub enum Command {
     Agent(AgentArgs),
     /// List the observation points: devices, hooks, our place there and who else is on them
     Points(PointsArgs),
+    /// Say whether a follow will work: rights, agents, kernels, pods, hooks and clocks
+    Doctor(DoctorArgs),
     /// Print a script that completes commands and flags on Tab
     Completion {
         /// For this shell
         shell: clap_complete::Shell,
     },
-    /// Print the definition of PacketTrace, for `kubectl apply -f -`
+    /// Print the definitions of PacketTrace and PacketPayload, for `kubectl apply -f -`
     Crd,
     /// Write the manual pages
     #[command(hide = true)]
@@ -133,7 +135,7 @@ pub struct TellingArgs {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Observe this machine, without Kubernetes' help
-    #[arg(long, requires = "inventory")]
+    #[arg(long, requires = "inventory", conflicts_with_all = ["kubeconfig", "context"])]
     pub local: bool,
     /// Join what `tracer observe` wrote, or writes, here: a file, a FIFO, or a Unix socket; once for each machine
     #[arg(
@@ -141,7 +143,7 @@ pub struct RunArgs {
         requires = "inventory",
         value_name = "PATH",
         value_hint = ValueHint::FilePath,
-        conflicts_with_all = ["local", "attach", "ring_bytes", "vxlan_port", "nodes", "program_log"],
+        conflicts_with_all = ["local", "kubeconfig", "context", "attach", "ring_bytes", "vxlan_port", "nodes", "program_log"],
     )]
     pub from: Vec<PathBuf>,
     /// With --local and --from, pods, Services and nodes: what `kubectl get pods,services,endpointslices,nodes -A -o yaml`
@@ -164,10 +166,10 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 pub struct ClusterArgs {
     /// The cluster and who asks it, as for kubectl
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["local", "from"])]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["local", "from"])]
+    #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// Where the agents are
     #[arg(long, value_name = "NAMESPACE", default_value = "tracer-system")]
@@ -234,6 +236,27 @@ pub struct AgentArgs {
     /// Log what the eBPF programs do (for developers; slow)
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t, hide_short_help = true)]
     pub program_log: ProgramLog,
+}
+
+/// What is examined.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Examine this machine, not a cluster
+    #[arg(long, requires = "inventory", conflicts_with_all = ["kubeconfig", "context"])]
+    pub local: bool,
+    /// With --local: what `kubectl get pods,services,endpointslices,nodes -A -o yaml` printed
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "local")]
+    pub inventory: Option<PathBuf>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// The namespace whose pods are to be followed; the context's if not given
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// Colour the text
+    #[arg(long, value_enum, default_value_t)]
+    pub color: Color,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@
 //! | [`agent`] | what runs on a node: attach, ring buffer, decode |
 //! | [`host`] | read-only views of a machine: network namespaces, links, programs on hooks |
 //! | [`capture`] | pcapng files with what is known of each packet, written and read |
+//! | [`doctor`] | whether a follow will work, before the network is blamed |
 //! | [`expression`] | what tcpdump's filter expressions mean |
 //! | [`inventory`] | pods, Services and nodes by address |
 //! | [`trajectory`] | pure: from sightings to trajectories, verdicts, legs |
@@ -21,6 +22,7 @@ pub mod agent;
 pub mod app;
 pub mod capture;
 pub mod cli;
+pub mod doctor;
 pub mod expression;
 pub mod follow;
 pub mod host;

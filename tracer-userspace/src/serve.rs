@@ -14,11 +14,13 @@
 //! | [`subscribers`] | the streams of those who were admitted |
 //! | [`api`] | gRPC |
 //! | [`client`] | the other end of it |
+//! | [`describe`] | what it says of its node |
 //! | [`health`] | /healthz and /readyz |
 //! | [`run`] | all of it together |
 
 pub mod api;
 pub mod client;
+pub mod describe;
 pub mod health;
 pub mod outbox;
 pub mod request;

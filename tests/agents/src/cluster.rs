@@ -83,7 +83,7 @@ impl Cluster {
             "metadata": {
                 "name": name, "namespace": "tracer-system", "labels": { "app.kubernetes.io/name": "tracer-agent" },
             },
-            "spec": { "nodeName": node }, "status": { "phase": "Running" },
+            "spec": { "nodeName": node, "hostNetwork": true }, "status": { "phase": "Running" },
         }))?;
         self.api.forward("tracer-system", &name, LISTEN.port(), agent.address);
         Ok(())

@@ -64,6 +64,9 @@ async fn respond(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Ans
     let nothing =
         || (StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource".to_owned());
     let named = Named::read(request.uri().path()).ok_or_else(nothing)?;
+    if named.resource == "selfsubjectaccessreviews.authorization.k8s.io" {
+        return review(request, shared).await;
+    }
     let query = request.uri().query().map(str::to_owned);
     let is_watch = parameter(query.as_deref(), "watch").is_some_and(|value| value == "true" || value == "1");
     let verb = match (request.method(), &named.name) {
@@ -136,6 +139,21 @@ async fn respond(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Ans
     }
 }
 
+/// Says whether whoever asks may do something.
+async fn review(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Answer, Refused> {
+    let user = user_of(&request).ok_or_else(unknown_user)?.to_owned();
+    let mut review = body(request).await?;
+    let text =
+        |field: &str| review["spec"]["resourceAttributes"][field].as_str().filter(|text| !text.is_empty());
+    let group = text("group").map_or_else(String::new, |group| format!(".{group}"));
+    let subresource = text("subresource").map_or_else(String::new, |name| format!("/{name}"));
+    let resource = format!("{}{group}{subresource}", text("resource").unwrap_or_default());
+    let may =
+        shared.state().rights.may(&user, text("verb").unwrap_or_default(), &resource, text("namespace"));
+    review["status"] = json!({ "allowed": may });
+    Ok(json_answer(StatusCode::CREATED, &review))
+}
+
 /// A port-forward to one port of a pod.
 fn forward_port(
     request: Request<Incoming>,
@@ -160,10 +178,7 @@ fn forward_port(
 }
 
 fn authorize(request: &Request<Incoming>, shared: &Shared, verb: &str, named: &Named) -> Result<(), Refused> {
-    let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some(user) = bearer.and_then(|value| value.strip_prefix("Bearer ")) else {
-        return Err((StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized".to_owned()));
-    };
+    let user = user_of(request).ok_or_else(unknown_user)?;
     let resource = match &named.subresource {
         Some(subresource) => format!("{}/{subresource}", named.resource),
         None => named.resource.clone(),
@@ -179,6 +194,14 @@ fn authorize(request: &Request<Incoming>, shared: &Shared, verb: &str, named: &N
     let said =
         format!("{resource} is forbidden: User \"{user}\" cannot {verb} resource \"{resource}\" {place}");
     Err((StatusCode::FORBIDDEN, "Forbidden", said))
+}
+
+fn user_of(request: &Request<Incoming>) -> Option<&str> {
+    request.headers().get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+fn unknown_user() -> Refused {
+    (StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized".to_owned())
 }
 
 fn list(shared: &Shared, named: &Named, query: Option<&str>) -> Answer {

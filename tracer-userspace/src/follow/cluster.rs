@@ -23,6 +23,7 @@ use super::trace::Trace;
 use super::wanted::resolve;
 use crate::app::{Failure, notice};
 use crate::cli::{RunArgs, SelectionArgs};
+use crate::kubernetes::agents::Agents;
 use crate::kubernetes::cluster::{Access, Attempt, Cluster, resource_of};
 use crate::kubernetes::watch::{Change, Told, objects};
 use crate::node::site::{Names, monotonic_ns};
@@ -146,15 +147,14 @@ impl Feed {
     ) -> Result<JoinHandle<()>, Failure> {
         let (streams, begun) = mpsc::channel(STREAMS);
         let asking = Asking {
-            cluster: cluster.clone(),
-            namespace: namespace.to_owned(),
+            agents: Agents { cluster: cluster.clone(), namespace: namespace.to_owned() },
             key: trace.key.clone(),
             secret: trace.secret.clone(),
             begun: streams,
         };
         let (sender, receiver) = watch::channel(selection.clone());
         let kept = tokio::spawn(trace.keep(receiver));
-        let agents = match asking.find().await {
+        let agents = match asking.agents.find().await {
             Ok(agents) => agents,
             Err(failure) => {
                 drop(sender);

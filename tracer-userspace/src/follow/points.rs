@@ -8,7 +8,7 @@ use super::wanted::resolve;
 use crate::agent::observer::is_held_by_netkit;
 use crate::app::{Failure, notice};
 use crate::cli::{Format, PointsArgs, SelectionArgs};
-use crate::host::kernel::Feature;
+use crate::host::kernel::{Feature, Kernel};
 use crate::host::netns::NetnsId;
 use crate::host::plan::{PlannedDevice, Scope, plan_points};
 use crate::host::programs::{self, DevicePrograms};
@@ -26,9 +26,22 @@ pub fn run(args: &PointsArgs) -> Result<(), Failure> {
     let site = Site::open(args.source.inventory.inventory.clone())?;
     let scope = scope(args, &site)?;
     let planned = plan_points(site.survey(), &scope);
-    let programs = read_programs(&planned);
+    let rows = rows(&planned, &kernel);
+    let mut out = BufWriter::new(io::stdout().lock());
+    match args.output {
+        Format::Text => write_text(&mut out, &rows, &kernel, terminal_width())?,
+        Format::Json => write_json(&mut out, &rows, &kernel)?,
+    }
+    out.flush()?;
+    tell_problems(&site, &scope);
+    Ok(())
+}
+
+/// Both directions of all devices, with everybody's programs. What cannot be read is said and left out.
+pub(crate) fn rows(planned: &[PlannedDevice], kernel: &Kernel) -> Vec<PointRow> {
+    let programs = read_programs(planned);
     let mut rows = Vec::with_capacity(planned.len() * 2);
-    for device in &planned {
+    for device in planned {
         let Some(on_device) = programs.get(&device.key()) else { continue };
         for direction in [Direction::Ingress, Direction::Egress] {
             let wanted = match direction {
@@ -39,14 +52,7 @@ pub fn run(args: &PointsArgs) -> Result<(), Failure> {
             rows.push(PointRow::new(device, direction, on_device, wanted));
         }
     }
-    let mut out = BufWriter::new(io::stdout().lock());
-    match args.output {
-        Format::Text => write_text(&mut out, &rows, &kernel, terminal_width())?,
-        Format::Json => write_json(&mut out, &rows, &kernel)?,
-    }
-    out.flush()?;
-    tell_problems(&site, &scope);
-    Ok(())
+    rows
 }
 
 /// What could not be found. That most of a cluster is on other machines is normal, and said in one line.
@@ -83,7 +89,6 @@ fn scope(args: &PointsArgs, site: &Site) -> Result<Scope, Failure> {
     Ok(site.names().with(|inventory| resolve(inventory, &selection))?.scope())
 }
 
-/// The programs of all devices. What cannot be read is said and left out.
 fn read_programs(planned: &[PlannedDevice]) -> HashMap<(NetnsId, u32), DevicePrograms> {
     let mut found = HashMap::new();
     for device in planned {

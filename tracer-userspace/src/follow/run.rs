@@ -42,7 +42,7 @@ pub(super) fn expression(text: Option<&str>) -> Result<Option<Expression>, Failu
 }
 
 /// Runs `work` to its end, on one thread.
-pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -82,20 +82,33 @@ pub struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// That it may not be done, with the line that proves it.
+    #[must_use]
+    pub fn forbidden(&self) -> String {
+        let Self { verb, resource, namespace } = self;
+        let flag = namespace.map_or_else(|| "-A".to_owned(), |namespace| format!("-n {namespace}"));
+        format!(
+            "you may not {verb} {resource} {} (kubectl auth can-i {verb} {resource} {flag})",
+            self.place()
+        )
+    }
+
+    fn place(&self) -> String {
+        match self.namespace {
+            Some(namespace) => format!("in namespace {namespace}"),
+            None => "in the whole cluster".to_owned(),
+        }
+    }
+
     /// A failed attempt for an operator: for a lack of rights with the line that proves it.
     #[must_use]
     pub fn explain(&self, error: &kube::Error) -> String {
-        let Self { verb, resource, namespace } = self;
-        let place = match namespace {
-            Some(namespace) => format!("in namespace {namespace}"),
-            None => "in the whole cluster".to_owned(),
-        };
-        let flag = namespace.map_or_else(|| "-A".to_owned(), |namespace| format!("-n {namespace}"));
+        let Self { verb, resource, .. } = self;
+        let place = self.place();
         match error {
-            kube::Error::Api(status) if status.code == 403 => format!(
-                "you may not {verb} {resource} {place} (kubectl auth can-i {verb} {resource} {flag}): {}",
-                status.message
-            ),
+            kube::Error::Api(status) if status.code == 403 => {
+                format!("{}: {}", self.forbidden(), status.message)
+            }
             kube::Error::Api(status) if status.code == 401 => format!(
                 "the API server does not know who you are: {}; has your login expired?",
                 status.message

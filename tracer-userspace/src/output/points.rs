@@ -129,9 +129,14 @@ impl PointRow {
         }
     }
 
+    /// The programs of others in running order, in words.
+    #[must_use]
+    pub fn others(&self) -> Vec<String> {
+        self.programs.iter().filter(|program| !program.ours).map(ProgramRow::describe).collect()
+    }
+
     fn describe_others(&self) -> String {
-        let others: Vec<String> =
-            self.programs.iter().filter(|program| !program.ours).map(ProgramRow::describe).collect();
+        let others = self.others();
         if others.is_empty() { "-".to_owned() } else { others.join("\n") }
     }
 }

@@ -126,7 +126,7 @@ impl Agent for Api {
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<Description>, Status> {
         let (answer, description) = oneshot::channel();
         self.call(Call::Describe(answer)).await?;
-        description.await.map(Response::new).map_err(|_| ending())
+        description.await.map(Response::new).map_err(|_| Status::unavailable("the agent is busy or ending"))
     }
 
     type ObserveStream = Messages;

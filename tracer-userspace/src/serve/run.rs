@@ -10,10 +10,10 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tracer_common::ABI_VERSION;
 use tracer_manifest::Kind;
 
 use super::api::{self, Call, Denial, wire::Description};
+use super::describe::Describer;
 use super::health::{self, Health};
 use super::outbox::IN_FLIGHT;
 use super::request::{TraceKey, Wanted};
@@ -28,7 +28,6 @@ use crate::cli::AgentArgs;
 use crate::follow::run::{Ending, block_on, ticks, wait_for_end};
 use crate::follow::signals::Interrupted;
 use crate::host::kernel::{Feature, Kernel};
-use crate::host::survey::ProblemKind;
 use crate::kubernetes::cluster::{Access, Attempt, Cluster};
 use crate::kubernetes::packet_trace::{AgentStatus, PacketTrace};
 use crate::kubernetes::watch::{self, Change, Told};
@@ -94,8 +93,8 @@ struct Agent {
     client: Client,
     names: Names,
     machine: Machine,
+    describer: Describer,
     knows_drops: bool,
-    has_tcx: bool,
     traces: Traces,
     subscribers: Subscribers,
     calls: mpsc::Receiver<Call>,
@@ -153,8 +152,8 @@ impl Agent {
             client,
             names,
             machine,
+            describer: Describer::new(kernel),
             knows_drops,
-            has_tcx,
             traces: Traces::new(&node),
             subscribers: Subscribers::default(),
             calls,
@@ -312,8 +311,7 @@ impl Agent {
 
     fn answer(&mut self, call: Call) {
         match call {
-            // Whoever asked may have gone, here and below.
-            Call::Describe(answer) => drop(answer.send(self.describe())),
+            Call::Describe(answer) => self.describe(answer),
             Call::Observe { key, secret, answer } => self.observe(key, &secret, answer),
         }
     }
@@ -343,30 +341,19 @@ impl Agent {
         let _ = answer.send(Ok(receiver));
     }
 
-    fn describe(&self) -> Description {
-        let survey = self.machine.site().survey();
-        let problems = survey
-            .problems
-            .iter()
-            .filter(|problem| problem.pod.is_none() && problem.kind != ProblemKind::Elsewhere);
+    fn describe(&self, answer: oneshot::Sender<Description>) {
         let pods = self.names.with(|inventory| {
             inventory.pods().filter(|entry| !entry.host_network && !entry.is_finished()).count()
         });
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        Description {
-            tracer: env!("CARGO_PKG_VERSION").to_owned(),
-            abi: ABI_VERSION,
-            node: self.identity.node.clone(),
-            kernel_release: self.identity.kernel_release.clone(),
-            boot_id: self.identity.boot_id.clone(),
+        let outline = Description {
             knows_drops: self.knows_drops,
-            has_tcx: self.has_tcx,
             pods: number(pods),
-            pods_found: number(survey.pods.iter().filter(|pod| !pod.host_network).count()),
             traces: number(self.traces.armed().count()),
             points: number(self.subscribers.points()),
-            problems: problems.map(|problem| problem.sentence.clone()).collect(),
-        }
+            ..self.describer.outline(&self.identity)
+        };
+        self.describer.answer(outline, self.machine.site(), answer);
     }
 
     /// Detaches, tells the streams what was still seen, and ends them.
