@@ -71,7 +71,10 @@ pub(crate) fn build<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<
 }
 
 /// Runs a cargo that builds, and returns what it built.
-fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
+///
+/// # Errors
+/// When the build fails; cargo has printed why.
+pub(crate) fn executables(cargo: &mut Command) -> Result<Vec<Executable>> {
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = cargo.output().with_context(|| format!("cannot start {}", process::shown(cargo)))?;
     if !output.status.success() {

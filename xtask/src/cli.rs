@@ -23,7 +23,7 @@ usage: cargo xtask COMMAND
       --ipv6, and behind -- those of `tracer follow`. Needs root (asks sudo).
   test [FILTER] [--only STEP] [--attach tcx|clsact]
       Everything that CI runs. FILTER: only tests whose name contains it, without lint, doc tests and fuzzing.
-      STEP: fmt, clippy, rules, build, unit, doc, fuzz, lab or integration. The last two need root.
+      STEP: fmt, clippy, rules, build, unit, doc, fuzz, lab or integration, agents or chart. Those with packets need root.
   fidelity [--short] [--seed N] [--scenario NAME] [--topology NAME] [--wire NAME] [--replay DIR] [--save DIR]
       Real traffic over a wire that loses, delays, doubles and reorders, and what tracer tells of it compared
       with captures (docs/fidelity.md). --short takes two to three minutes. Needs root.
@@ -36,6 +36,10 @@ usage: cargo xtask COMMAND
       SERIES: 5.10, 6.12, 7 for the newest 7.x; by default those of Cargo.toml. FILTER: as with test, or the
       name of a test program like every_hop. --prepare only gets kernels and userland.
       A whole run compares what the machines say with docs/kernels.md; --bless writes it there.
+  chart
+      Makes what is generated of deploy/ anew: definitions of resources, plain manifests. Checks the chart with helm.
+  image
+      The static release program as an OCI archive, without a container engine.
   package
       The release program with manual pages, completions and documents, as an archive.
 
@@ -55,6 +59,8 @@ pub(crate) enum Command {
     Fuzz { target: Option<String>, seconds: u32 },
     Vm(vm::Options),
     Package,
+    Chart,
+    Image,
 }
 
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, lexopt::Error> {
@@ -69,7 +75,9 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             "lint" => lint(&mut parser),
             "fuzz" => fuzz(&mut parser),
             "vm" => vm(&mut parser),
-            "package" => package(&mut parser),
+            "package" => nothing_more(&mut parser, Command::Package),
+            "chart" => nothing_more(&mut parser, Command::Chart),
+            "image" => nothing_more(&mut parser, Command::Image),
             other => Err(format!("no such command: {other}").into()),
         },
         Some(Long("help") | Short('h')) => Ok(Command::Help),
@@ -134,9 +142,10 @@ fn lint(parser: &mut Parser) -> Result<Command, lexopt::Error> {
     Ok(Command::Lint { bless })
 }
 
-fn package(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+/// Of a command that takes no arguments.
+fn nothing_more(parser: &mut Parser, command: Command) -> Result<Command, lexopt::Error> {
     match parser.next()? {
-        None => Ok(Command::Package),
+        None => Ok(command),
         Some(Long("help") | Short('h')) => Ok(Command::Help),
         Some(other) => Err(other.unexpected()),
     }

@@ -16,10 +16,12 @@
 //! A new command is a variant of [`cli::Command`], a line in [`cli::USAGE`], and a module with a `run`.
 
 mod cargo;
+mod chart;
 mod cli;
 mod demo;
 mod fidelity;
 mod fuzz;
+mod image;
 mod lint;
 mod package;
 mod process;
@@ -61,6 +63,8 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Lint { bless } => lint::run(bless),
         Command::Package => package::run(),
+        Command::Chart => chart::run(),
+        Command::Image => image::run(),
         Command::Vm(options) => vm::run(&options),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
     };

@@ -62,6 +62,9 @@ impl Missing {
         }
         if has_apt() {
             wanted.extend_from_slice(&pins.debian_test);
+            if process::output(Command::new("python3").args(["-m", "pip", "--version"])).is_none() {
+                wanted.push("python3-pip".to_owned());
+            }
         } else {
             eprintln!(
                 "setup: no apt here, tests and demo expect the programs of {}",

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     cargo::{self, Executable},
-    fuzz, lint, process, setup,
+    chart, fuzz, lint, process, setup,
     steps::Steps,
 };
 
@@ -53,10 +53,11 @@ pub(crate) enum Step {
     Lab,
     Integration,
     Agents,
+    Chart,
 }
 
 impl Step {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Fmt,
         Self::Clippy,
         Self::Rules,
@@ -67,6 +68,7 @@ impl Step {
         Self::Lab,
         Self::Integration,
         Self::Agents,
+        Self::Chart,
     ];
 
     const fn name(self) -> &'static str {
@@ -81,6 +83,7 @@ impl Step {
             Self::Lab => "lab",
             Self::Integration => "integration",
             Self::Agents => "agents",
+            Self::Chart => "chart",
         }
     }
 
@@ -160,7 +163,10 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
     }
     let mut built = Built::default();
     let mut harnesses = 0;
-    if [Step::Build, Step::Unit, Step::Lab, Step::Integration, Step::Agents].into_iter().any(wanted) {
+    if [Step::Build, Step::Unit, Step::Lab, Step::Integration, Step::Agents, Step::Chart]
+        .into_iter()
+        .any(wanted)
+    {
         steps.run("build", &repeat(Step::Build), || {
             built = Built::new()?;
             Ok(())
@@ -201,6 +207,11 @@ fn run_steps(options: &Options, steps: &mut Steps) -> Result<()> {
         steps.run("agents", &repeat(Step::Agents), || {
             harnesses += built.run_as_root(AGENTS, options.attach, filter, |_| true)?;
             Ok(())
+        })?;
+    }
+    if wanted(Step::Chart) {
+        steps.run("chart", &repeat(Step::Chart), || {
+            chart::check(cargo::program(&built.programs, "tracer")?)
         })?;
     }
     match filter {

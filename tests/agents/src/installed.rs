@@ -7,6 +7,7 @@ use tracer_integration::{Follow, lab, program};
 use tracer_lab::{Lab, Pod, Topology};
 
 use crate::agent::Agent;
+use crate::chart::Chart;
 use crate::cluster::Cluster;
 
 /// A lab as a cluster with an agent on each node.
@@ -28,6 +29,23 @@ impl Installed {
         let mut installed = Self { lab, cluster, agents: Vec::new() };
         nodes.iter().try_for_each(|node| installed.start(node))?;
         Ok(installed)
+    }
+
+    /// As [`Installed::new`], with agents that have what the chart gives them and nothing else.
+    ///
+    /// # Errors
+    /// As [`Installed::new`].
+    pub fn by_chart(chart: &Chart) -> Result<Self> {
+        let lab = lab(Topology::RoutedVxlan)?;
+        let cluster = Cluster::of(&lab)?;
+        cluster.api.allow_only("agent", &chart.rules("ClusterRole", "tracer-agent", &[])?);
+        let mut agents = Vec::new();
+        for node in lab.nodes() {
+            let agent = Agent::start_with(&cluster, node.name(), &chart.capabilities()?)?;
+            cluster.publish(&agent, node.name())?;
+            agents.push(agent);
+        }
+        Ok(Self { lab, cluster, agents })
     }
 
     /// Starts an agent that a port-forward reaches.

@@ -4,16 +4,19 @@
 //! | module | holds |
 //! |---|---|
 //! | `agent` | a running `tracer agent` |
+//! | `chart` | what the Helm chart gives |
 //! | `client` | who makes a PacketTrace and reads its records |
 //! | `cluster` | the lab's objects in the double |
 //! | `installed` | a cluster with tracer in it, and people who use it |
 
 mod agent;
+mod chart;
 mod client;
 mod cluster;
 mod installed;
 
 pub use crate::agent::Agent;
+pub use crate::chart::Chart;
 pub use crate::client::{Records, TraceAsked, expires_in};
 pub use crate::cluster::Cluster;
 pub use crate::installed::{Installed, get};
