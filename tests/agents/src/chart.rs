@@ -20,7 +20,7 @@ impl Chart {
     pub fn read() -> Result<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/manifests/tracer.yaml");
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let documents = text.split("\n---").map(|document| serde_saphyr::from_str::<Value>(document));
+        let documents = text.split("\n---").map(serde_saphyr::from_str::<Value>);
         let objects: Result<Vec<Value>, _> = documents.collect();
         Ok(Self { objects: objects.context("the manifests are no YAML")? })
     }

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod tests;
+mod times;
 mod twins;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use anyhow::{Result, ensure};
 use tracer::trajectory::model::{DeviceRole, Direction, Packet};
 
+use self::times::{Widest, judge_times};
 use self::twins::Twins;
 use crate::change::Clock;
 use crate::stream::Stream;
@@ -173,18 +175,19 @@ pub(crate) fn judge(
     let mut expected = expected_points(&sights, truth);
     judgement.packets = expected.len();
     let mut twins = Twins::set_apart(&mut expected, truth);
-    let limit_ns = widest_bound(&sights, truth);
+    let sights_of =
+        |told: &Trajectory| told.hops.iter().map(|hop| find(hop, &sights, clocks)).collect::<Vec<_>>();
+    let widest = Widest::of(&sights, told.iter().map(|told| (told, sights_of(told))), truth);
     let mut told_of: BTreeMap<Unit, Vec<(&Trajectory, bool)>> = BTreeMap::new();
     for trajectory in told {
-        let found: Vec<Option<&Sight>> =
-            trajectory.hops.iter().map(|hop| find(hop, &sights, clocks)).collect();
+        let found = sights_of(trajectory);
         if found.iter().any(Option::is_none) {
             judgement.wrong_joins += 1;
             judgement.wrong("told a hop that was never recorded", trajectory, &found, truth);
             continue;
         }
         let Some(units) = common_units(&found) else { continue };
-        judge_times(&mut judgement, trajectory, &found, limit_ns, truth);
+        judge_times(&mut judgement, trajectory, &found, &widest, truth);
         if twins.take(trajectory, &found) {
             continue;
         }
@@ -405,70 +408,4 @@ fn has_same_bytes(a: &Trajectory, b: &Trajectory) -> bool {
         (Some(a), Some(b)) => a.common(b) > 0,
         _ => true,
     }
-}
-
-/// Compares the times between nodes with those of the one clock that recorded both.
-fn judge_times(
-    judgement: &mut Judgement,
-    told: &Trajectory,
-    found: &[Option<&Sight>],
-    limit_ns: u64,
-    truth: &Truth,
-) {
-    for leg in &told.legs {
-        let (Some(Some(from)), Some(Some(to))) = (found.get(leg.from), found.get(leg.to)) else { continue };
-        if from.stream == to.stream {
-            continue;
-        }
-        let (Some(latency_ns), Some(error_ns)) = (leg.latency_ns, leg.latency_error_ns) else {
-            judgement.times.unknown += 1;
-            continue;
-        };
-        let off = i128::from(latency_ns) - (i128::from(to.time_ns) - i128::from(from.time_ns));
-        if off.unsigned_abs() <= u128::from(error_ns) {
-            judgement.times.inside += 1;
-        } else {
-            judgement.times.outside += 1;
-            let what = format!(
-                "told {latency_ns} ns +/- {error_ns} ns from hop {} to hop {}, which is {off} ns off",
-                leg.from + 1,
-                leg.to + 1
-            );
-            judgement.wrong(&what, told, found, truth);
-        }
-        judgement.times.too_wide += usize::from(error_ns > limit_ns);
-    }
-}
-
-/// Half the least round trip between the nodes, and the jitter: how far 99 of 100 are from the fastest.
-fn widest_bound(sights: &Sights, truth: &Truth) -> u64 {
-    // By packet: the last time at the sender's node, the first at the other.
-    let mut crossed: BTreeMap<Unit, [Option<(usize, u64)>; 2]> = BTreeMap::new();
-    for sight in sights.values() {
-        for carried in &sight.carried {
-            if truth.emissions[carried.emission as usize].bytes.is_some() {
-                continue;
-            }
-            let here = Some((sight.stream, sight.time_ns));
-            let copy = if carried.copy == ORIGINAL { 0 } else { carried.copy };
-            let ends = crossed.entry((carried.emission, copy)).or_default();
-            if carried.copy == ORIGINAL {
-                ends[0] = ends[0].max(here);
-            } else {
-                ends[1] = ends[1].map_or(here, |known| here.map(|here| known.min(here)));
-            }
-        }
-    }
-    let mut times: [Vec<u64>; 2] = Default::default();
-    for ends in crossed.values() {
-        if let [Some((from, sent_ns)), Some((to, came_ns))] = ends
-            && from != to
-        {
-            times[*from].push(came_ns.saturating_sub(*sent_ns));
-        }
-    }
-    times.iter_mut().for_each(|times| times.sort_unstable());
-    let least = |times: &Vec<u64>| times.first().copied().unwrap_or(0);
-    let jitter = |times: &Vec<u64>| times.get(times.len() * 99 / 100).map_or(0, |late| late - least(times));
-    (least(&times[0]) + least(&times[1])) / 2 + jitter(&times[0]).max(jitter(&times[1]))
 }

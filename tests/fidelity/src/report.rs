@@ -8,7 +8,8 @@ use crate::change::Pass;
 use crate::judge::Judgement;
 use crate::record::Origin;
 
-/// Share of a scenario's packets, over all its rows, that must be complete where no record was lost.
+/// Share of a scenario's packets, over all its rows, that must be complete where no record was lost; one of a row may
+/// always be incomplete.
 const COMPLETE: f64 = 0.999;
 /// As [`COMPLETE`], of one row; one packet there may always be incomplete.
 const COMPLETE_IN_ROW: f64 = 0.99;
@@ -23,8 +24,8 @@ pub(crate) struct Report {
     seed: u64,
     rows: usize,
     failures: Vec<String>,
-    /// By scenario, where no record was withheld: packets that were told complete, and all.
-    complete: BTreeMap<String, [usize; 2]>,
+    /// By scenario, where no record was withheld: packets that were told complete, all, and rows with one that was not.
+    complete: BTreeMap<String, [usize; 3]>,
 }
 
 impl Report {
@@ -77,9 +78,10 @@ impl Report {
         ));
         self.rows += 1;
         if pass.withheld == 0.0 {
-            let [right, packets] = self.complete.entry(origin.scenario.to_string()).or_default();
+            let [right, packets, rows] = self.complete.entry(origin.scenario.to_string()).or_default();
             *right += judgement.right;
             *packets += judgement.packets;
+            *rows += usize::from(judgement.right < judgement.packets);
         }
         let failed = failures(pass, &judgement);
         for why in &failed {
@@ -110,13 +112,13 @@ impl Report {
     pub(crate) fn end(self) -> bool {
         let Self { seed, rows, mut failures, complete } = self;
         print("");
-        for (scenario, [right, packets]) in complete {
+        for (scenario, [right, packets, rows]) in complete {
             let complete = share(right, packets);
             print(&format!(
                 "{scenario:<10} {right} of {packets} complete where nothing was withheld: {:.3} %",
                 100.0 * complete
             ));
-            if complete < COMPLETE {
+            if share(right + rows, packets) < COMPLETE {
                 failures.push(format!("{scenario}: {:.3} % complete", 100.0 * complete));
             }
         }

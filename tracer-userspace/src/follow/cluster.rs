@@ -203,21 +203,13 @@ impl Feed {
     fn take(&mut self, told: Told) -> Option<Selection> {
         let Told::Objects(kind, change) = told else { return None };
         complain(self.names.take(kind, change, monotonic_ns()));
-        let last = self.selection.as_ref()?.borrow().clone();
-        let selection = self.names.with(|inventory| {
-            // The pod may come back under the same name; until then its last addresses are followed.
-            resolve(inventory, &self.asked).map_err(|error| {
-                let mut last = last;
-                last.release_taken(inventory);
-                (error, last)
-            })
-        });
-        let selection = match selection {
+        let selection = match self.names.with(|inventory| resolve(inventory, &self.asked)) {
             Ok(selection) => {
                 self.missing = None;
                 selection
             }
-            Err((error, last)) => {
+            // The pod may come back under the same name; until then its last addresses are followed.
+            Err(error) => {
                 let text = error.to_string();
                 if self.missing.as_ref() != Some(&text) {
                     notice(&format!(
@@ -225,6 +217,8 @@ impl Feed {
                     ));
                     self.missing = Some(text);
                 }
+                let mut last = self.selection.as_ref()?.borrow().clone();
+                self.names.with(|inventory| last.release_taken(inventory));
                 last
             }
         };
