@@ -36,6 +36,9 @@ pub(crate) fn run() -> Result<()> {
         fs::remove_dir_all(&tree).with_context(|| format!("cannot empty {}", tree.display()))?;
     }
     copy(tracer, &tree.join("bin/tracer"))?;
+    // The same program as kubectl looks for it: `kubectl tracer`.
+    std::os::unix::fs::symlink("tracer", tree.join("bin/kubectl-tracer"))
+        .context("cannot name kubectl's plugin")?;
     let manual = tree.join(MANUAL);
     create(&manual)?;
     process::run(Command::new(tracer).arg("man").arg(&manual))?;
