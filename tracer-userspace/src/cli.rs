@@ -218,6 +218,13 @@ pub struct AgentArgs {
     /// Where to answer the kubelet's probes, /healthz and /readyz; port 0 takes any
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:4281")]
     pub probes: SocketAddr,
+    /// Where to serve /metrics for Prometheus, which has no packet data; nowhere if not given
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// With --metrics: measure the legs of one packet in so many, a power of two, at all devices of the node and all the
+    /// time
+    #[arg(long, value_name = "N", requires = "metrics", value_parser = sample)]
+    pub sample: Option<u32>,
     /// The cluster and who asks it; the pod's service account if not given
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub kubeconfig: Option<PathBuf>,

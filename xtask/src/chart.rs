@@ -22,15 +22,20 @@ const PREFACE: &str = "# Made by `cargo xtask chart` from deploy/helm/tracer: ku
                        # that of your registry.\n";
 
 /// Values that people set, each of which must render.
-const VARIANTS: [&[&str]; 4] = [
+const VARIANTS: [&[&str]; 5] = [
     &[],
     &["--set", "hostNetwork=false,oldKernels=true,appArmorUnconfined=false"],
     &["--set", "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000"],
+    &["--set", "hostNetwork=false,metrics.enabled=true,metrics.sample=64,metrics.podMonitor=true"],
     &["--set", "vxlanPort=4790,priorityClassName=system-node-critical,roles.create=false,tolerations=null"],
 ];
 /// Values that must be refused, and the word that the refusal has.
-const REFUSED: [(&str, &str); 3] =
-    [("attach=somehow", "attach"), ("ringBytes=1000", "ringBytes"), ("unknown=1", "unknown")];
+const REFUSED: [(&str, &str); 4] = [
+    ("attach=somehow", "attach"),
+    ("ringBytes=1000", "ringBytes"),
+    ("unknown=1", "unknown"),
+    ("metrics.sample=3", "sample"),
+];
 
 /// Builds the program, and makes the generated files anew.
 ///

@@ -46,6 +46,17 @@ impl Agent {
         Ok(agent)
     }
 
+    /// As [`Agent::start`], with more arguments.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_with_options(cluster: &Cluster, node: &str, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(program()?);
+        let agent = Self::run(Self::arguments(&mut command, cluster, node)?.args(arguments))?;
+        agent.wait_for_log("the agent is ready")?;
+        Ok(agent)
+    }
+
     /// Starts one, and waits until it listens.
     ///
     /// # Errors

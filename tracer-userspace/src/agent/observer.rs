@@ -14,7 +14,7 @@ use super::attach::{AttachError, AttachMode, Attacher, Mechanism, Target};
 use super::decode;
 use super::drops::Drops;
 use super::filters::{self, FilterError, FollowFilter};
-use super::metrics::source::{PointState, Source};
+use super::metrics::source::{Measured, PointState, Source};
 use super::points::{PointKey, Registry};
 use super::programs::{LoadError, LoadOptions, Outcomes, Programs, WatchError};
 use super::ring::{CHANNEL_CAPACITY, RingReader, Sample};
@@ -290,11 +290,15 @@ impl Observer {
         Ok(Source {
             sample_rate: self.options.load.sample.unwrap_or(0),
             outcomes: self.outcomes()?,
-            measured: self.programs.measured()?,
+            measured: match self.options.load.sample {
+                Some(_) => self.programs.measured()?,
+                None => Measured::default(),
+            },
             losses: self.losses()?,
             devices_planned: 0,
             points: self.point_states(),
             runs: self.programs.runs(),
+            agent: None,
         })
     }
 

@@ -31,6 +31,12 @@ pub fn run(args: &MetricsArgs) -> Result<(), Failure> {
     let site = Site::open(args.source.inventory.inventory.clone())?;
     block_on(async {
         let interrupted = Interrupted::listen()?;
+        if !args.listen.ip().is_loopback() {
+            return Err(Failure::Failed(format!(
+                "{} is not loopback: metrics are served to this machine only, so use 127.0.0.1 or [::1]",
+                args.listen
+            )));
+        }
         // Before anything is attached: the port may be taken.
         let (address, scrapes) = serve::listen(args.listen).await.map_err(|error| failed(&error))?;
         let mut measuring = Measuring::start(args, site, kernel.has(Feature::Tcx), scrapes)?;

@@ -20,6 +20,9 @@ use super::request::{TraceKey, Wanted};
 use super::subscribers::{self, Identity, Subscribers};
 use super::traces::{Traces, Verified};
 use super::verify::{Unverified, verify};
+use crate::agent::metrics::render::render;
+use crate::agent::metrics::serve::{self, Scrape};
+use crate::agent::metrics::source::AgentState;
 use crate::agent::observer::ObserverOptions;
 use crate::agent::preflight;
 use crate::agent::programs::LoadOptions;
@@ -28,6 +31,7 @@ use crate::cli::AgentArgs;
 use crate::follow::run::{Ending, block_on, ticks, wait_for_end};
 use crate::follow::signals::Interrupted;
 use crate::host::kernel::{Feature, Kernel};
+use crate::host::plan::Scope;
 use crate::kubernetes::cluster::{Access, Attempt, Cluster};
 use crate::kubernetes::packet_trace::{AgentStatus, PacketTrace};
 use crate::kubernetes::watch::{self, Change, Told};
@@ -59,15 +63,28 @@ pub fn run(args: &AgentArgs) -> Result<(), Failure> {
         let cluster = Cluster::connect(&access).await?;
         let (api, calls) = api::listen(args.listen).await?;
         let probes = health::listen(args.probes, Arc::clone(&health)).await?;
+        let scrapes = match args.metrics {
+            Some(address) => {
+                let listening = serve::listen(address).await;
+                let (address, scrapes) = listening.map_err(|error| Failure::Failed(error.to_string()))?;
+                tracing::info!(metrics = %address, sample = args.sample, "metrics are served");
+                scrapes
+            }
+            // Nobody will ask.
+            None => mpsc::channel(1).1,
+        };
         tracing::info!(node = args.node_name, server = cluster.server, listen = %api.address, %probes, "the agent starts");
         let end = wait_for_end(interrupted, None);
         tokio::pin!(end);
-        let starting = Agent::start(args, &kernel, cluster.client, calls, Arc::clone(&health));
+        let starting = Agent::start(args, &kernel, cluster.client, (calls, scrapes), Arc::clone(&health));
         let mut agent = tokio::select! {
             biased;
             _ = &mut end => return Ok(()),
             agent = starting => agent?,
         };
+        if agent.measures {
+            agent.rearm();
+        }
         tracing::info!(node = args.node_name, kernel = kernel.release, "the agent is ready");
         health.set_ready(true);
         let result = loop {
@@ -98,6 +115,13 @@ struct Agent {
     traces: Traces,
     subscribers: Subscribers,
     calls: mpsc::Receiver<Call>,
+    scrapes: mpsc::Receiver<Scrape>,
+    /// All devices of the node are observed all the time.
+    measures: bool,
+    /// Sampled packets that were evicted, as last served: that number must not fall.
+    evicted: u64,
+    /// Callers that were refused.
+    denied: u64,
     changes: mpsc::Receiver<Told>,
     verifying: JoinSet<(TraceKey, Wanted, Result<Verified, Unverified>)>,
     /// To be verified at the next second, whatever is known: pods of this node have changed.
@@ -116,7 +140,7 @@ impl Agent {
         args: &AgentArgs,
         kernel: &Kernel,
         client: Client,
-        calls: mpsc::Receiver<Call>,
+        (calls, scrapes): (mpsc::Receiver<Call>, mpsc::Receiver<Scrape>),
         health: Arc<Health>,
     ) -> Result<Self, Failure> {
         let node = args.node_name.clone();
@@ -137,6 +161,7 @@ impl Agent {
                 log_level: args.program_log as u8,
                 // Somebody may have the right to it.
                 captures: true,
+                sample: args.sample,
                 ..LoadOptions::default()
             },
             vxlan_port: args.vxlan_port,
@@ -157,6 +182,10 @@ impl Agent {
             traces: Traces::new(&node),
             subscribers: Subscribers::default(),
             calls,
+            scrapes,
+            measures: args.sample.is_some(),
+            evicted: 0,
+            denied: 0,
             changes,
             verifying: JoinSet::new(),
             verify_all: false,
@@ -175,6 +204,7 @@ impl Agent {
             biased;
             _ = self.seconds.tick() => self.look_at_times(),
             Some(call) = self.calls.recv() => self.answer(call),
+            Some(scrape) = self.scrapes.recv() => self.tell_metrics(scrape),
             Some(change) = self.changes.recv() => self.take_change(change),
             Some(verified) = self.verifying.join_next(), if !self.verifying.is_empty() => {
                 if let Ok((key, wanted, verified)) = verified {
@@ -189,6 +219,30 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    fn tell_metrics(&mut self, scrape: Scrape) {
+        let mut source = match self.machine.observer().metrics() {
+            Ok(source) => source,
+            Err(error) => return tracing::warn!("a scrape is not answered: {error}"),
+        };
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        source.devices_planned = number(self.machine.planned());
+        self.evicted = self.evicted.max(source.measured.evicted);
+        source.measured.evicted = self.evicted;
+        let [armed, refused, expired] = self.traces.count().map(number);
+        let (streams, denied) = (number(self.subscribers.len()), self.denied);
+        let pods = number(self.own_pods());
+        source.agent = Some(AgentState { armed, refused, expired, streams, denied, pods });
+        // Whoever asked may have gone.
+        let _ = scrape.send(render(&source));
+    }
+
+    /// Those with a network of their own.
+    fn own_pods(&self) -> usize {
+        self.names.with(|inventory| {
+            inventory.pods().filter(|entry| !entry.host_network && !entry.is_finished()).count()
+        })
     }
 
     /// All that was seen before the ring was last empty is told by the heartbeat that follows.
@@ -278,9 +332,8 @@ impl Agent {
             self.knows_drops = false;
         }
         let Self { machine, subscribers, traces, .. } = self;
-        if let Err(error) =
-            machine.want(&filters, traces.scope(), &mut |event| subscribers.take(event, traces))
-        {
+        let scope = if self.measures { Scope::everything() } else { traces.scope() };
+        if let Err(error) = machine.want(&filters, scope, &mut |event| subscribers.take(event, traces)) {
             tracing::error!("not all that is asked for is recorded: {error}");
         }
         subscribers.end_outdated(traces);
@@ -331,6 +384,7 @@ impl Agent {
             Ok(admission) => admission,
             Err(denial) => {
                 tracing::warn!(trace = %key, denial = ?denial, "a caller is refused");
+                self.denied += 1;
                 let _ = answer.send(Err(denial));
                 return;
             }
@@ -342,9 +396,7 @@ impl Agent {
     }
 
     fn describe(&self, answer: oneshot::Sender<Description>) {
-        let pods = self.names.with(|inventory| {
-            inventory.pods().filter(|entry| !entry.host_network && !entry.is_finished()).count()
-        });
+        let pods = self.own_pods();
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let outline = Description {
             knows_drops: self.knows_drops,

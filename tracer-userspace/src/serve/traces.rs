@@ -279,6 +279,17 @@ impl Traces {
             .collect()
     }
 
+    /// How many are armed, refused and expired.
+    #[must_use]
+    pub fn count(&self) -> [usize; 3] {
+        let count = |is: fn(&Standing) -> bool| self.all.values().filter(|trace| is(&trace.standing)).count();
+        [
+            count(|standing| *standing == Standing::Armed),
+            count(|standing| matches!(standing, Standing::Refused(_))),
+            count(|standing| *standing == Standing::Expired),
+        ]
+    }
+
     /// The devices where it is to.
     #[must_use]
     pub fn scope(&self) -> Scope {

@@ -40,6 +40,7 @@ impl Collector for Scrape {
         self.sampling(encoder)?;
         self.hooks(encoder)?;
         self.losses(encoder)?;
+        self.agent(encoder)?;
         self.cost(encoder)
     }
 }
@@ -48,6 +49,19 @@ impl Scrape {
     fn build(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let mut metric = encoder.encode_descriptor("build", "Version of tracer", None, MetricType::Info)?;
         metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+
+    fn agent(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(agent) = self.0.agent else { return Ok(()) };
+        let traces = [("armed", agent.armed), ("refused", agent.refused), ("expired", agent.expired)];
+        let help = "PacketTraces that concern this node, by what became of them";
+        let mut metric = encoder.encode_descriptor("traces", help, None, MetricType::Gauge)?;
+        for (state, count) in traces {
+            metric.encode_family(&labels("state", state))?.encode_gauge(&count)?;
+        }
+        gauge(encoder, "streams", "Callers that get records", agent.streams)?;
+        counter(encoder, "streams_denied", "Callers that were refused", agent.denied)?;
+        gauge(encoder, "pods", "Pods of this node with a network of their own", agent.pods)
     }
 
     fn legs(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -88,6 +102,9 @@ impl Scrape {
     }
 
     fn sampling(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        if self.0.sample_rate == 0 {
+            return Ok(());
+        }
         let measured = &self.0.measured;
         gauge(encoder, "sample_rate", "One packet in so many is sampled", u64::from(self.0.sample_rate))?;
         counters(
@@ -222,7 +239,7 @@ mod tests {
 
     use super::*;
     use crate::agent::metrics::kinds::point_info;
-    use crate::agent::metrics::source::Measured;
+    use crate::agent::metrics::source::{AgentState, Measured};
     use crate::trajectory::model::{DeviceRole, Direction};
 
     fn with_leg(latencies_ns: &[u64]) -> Source {
@@ -253,6 +270,16 @@ mod tests {
         }
         assert!(text.contains("tracer_leg_sampled_bytes_total"), "{text}");
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn an_agent_tells_of_its_traces_and_of_samples_only_where_it_takes_them() {
+        assert!(!render(&with_leg(&[1000])).contains("tracer_traces"));
+        let agent = AgentState { armed: 2, denied: 3, ..AgentState::default() };
+        let text = render(&Source { agent: Some(agent), ..Source::default() });
+        assert!(text.contains("tracer_traces{state=\"armed\"} 2\n"), "{text}");
+        assert!(text.contains("tracer_streams_denied_total 3\n"), "{text}");
+        assert!(!text.contains("tracer_sample_rate"), "{text}");
     }
 
     #[test]

@@ -24,6 +24,23 @@ pub struct Source {
     /// Runs of the programs at hooks with all that they go on in, and the time of them; `None` where the kernel keeps no
     /// such statistics or they are off (`sysctl kernel.bpf_stats_enabled=1`).
     pub runs: Option<(u64, Duration)>,
+    /// Where an agent tells it.
+    pub agent: Option<AgentState>,
+}
+
+/// What an agent has to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentState {
+    /// PacketTraces that concern its node, by what became of them.
+    pub armed: u64,
+    pub refused: u64,
+    pub expired: u64,
+    /// Callers that get records.
+    pub streams: u64,
+    /// Callers that were refused.
+    pub denied: u64,
+    /// Pods of its node with a network of their own.
+    pub pods: u64,
 }
 
 /// Points that are told as one.
