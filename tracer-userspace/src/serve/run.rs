@@ -85,6 +85,7 @@ pub fn run(args: &AgentArgs) -> Result<(), Failure> {
         if agent.measures {
             agent.rearm();
         }
+        give_back_memory();
         tracing::info!(node = args.node_name, kernel = kernel.release, "the agent is ready");
         health.set_ready(true);
         let result = loop {
@@ -491,6 +492,21 @@ async fn delete(client: Client, key: TraceKey) {
         }
     }
 }
+
+/// Reading the kernel's types and loading the programs took some 20 MiB that nobody needs again, and glibc keeps what was
+/// freed.
+#[cfg(target_env = "gnu")]
+fn give_back_memory() {
+    unsafe extern "C" {
+        fn malloc_trim(pad: usize) -> std::ffi::c_int;
+    }
+    // SAFETY: glibc's own function; it takes any number and may be called at any time, from any thread.
+    unsafe { malloc_trim(0) };
+}
+
+/// Other allocators do as they like.
+#[cfg(not(target_env = "gnu"))]
+fn give_back_memory() {}
 
 /// By the wall clock, as ends of traces are told.
 fn now_s() -> i64 {
