@@ -21,7 +21,9 @@ pub(crate) fn run() -> Result<()> {
     let target = cargo::host_triple()?;
     let mut build = cargo::cargo();
     build.args(["build", "--release", "--bins", "--package=tracer", "--target", &target]);
-    build.env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=debuginfo").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    build
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=debuginfo")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
     let built = cargo::executables(&mut build)?;
     let directory = ebpf_build::workspace_root().join("target/image");
     let (archive, digest) = pack(cargo::program(&built, "tracer")?, &directory)?;

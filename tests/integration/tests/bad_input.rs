@@ -178,10 +178,15 @@ fn what_is_typed_wrong_ends_with_code_2() {
     let (_lab, tracer) = lab_and_tracer();
     let typed = |arguments: &[&str]| follow(&tracer, &[&["--pod", "curl"], arguments].concat());
 
-    follow(&tracer, &["--pod", "a/b/c"])
-        .is(2, "error: --pod `a/b/c`: should be NAME or NAMESPACE/NAME of a pod");
-    follow(&tracer, &[]).has(2, &["--pod <[NAMESPACE/]NAME>"]);
-    typed(&["--to", "deploy/x"]).has(2, &["`deploy/...` cannot be followed", "svc/NAME"]);
+    follow(&tracer, &["--pod", "a/b/c"]).has(
+        2,
+        &["error: --pod `a/b/c`: should be a pod (NAME or NAMESPACE/NAME)", "svc/NAME", "NAME.NAMESPACE"],
+    );
+    follow(&tracer, &[]).has(2, &["--pod <TARGET>"]);
+    follow(&tracer, &["--selector", "app in web"])
+        .has(2, &["error: --selector `app in web`: should be labels"]);
+    typed(&["--selector", "app=web"]).has(2, &["'--pod <TARGET>' cannot be used with '--selector <LABELS>'"]);
+    typed(&["--to", "ing/x"]).has(2, &["`ing/...` cannot be followed", "deploy/NAME", "svc/NAME"]);
     typed(&["--port", "70000"]).is(
         2,
         "error: --port `70000`: should be a number from 1 to 65535, or the name of a port of the Service",
