@@ -143,7 +143,7 @@ pub struct RunArgs {
         requires = "inventory",
         value_name = "PATH",
         value_hint = ValueHint::FilePath,
-        conflicts_with_all = ["local", "kubeconfig", "context", "attach", "ring_bytes", "vxlan_port", "nodes", "program_log"],
+        conflicts_with_all = ["local", "kubeconfig", "context"],
     )]
     pub from: Vec<PathBuf>,
     /// With --local and --from, pods, Services and nodes: what `kubectl get pods,services,endpointslices,nodes -A -o yaml`
@@ -273,23 +273,30 @@ pub struct EndingArgs {
     pub duration: Option<Duration>,
 }
 
-/// Where and how to attach.
+/// Where and how to attach on this machine; elsewhere its agent or `tracer observe` decides.
 #[derive(Debug, Args)]
 pub struct HookArgs {
     /// Only this node's devices and pods, where several nodes are on this machine; may be given several times
-    #[arg(long = "node", value_name = "NAME")]
+    #[arg(long = "node", requires = "local", value_name = "NAME")]
     pub nodes: Vec<String>,
     /// How to attach: TCX at the head, legacy clsact filters, or the first where the kernel has it
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, requires = "local", value_enum, default_value_t)]
     pub attach: AttachMode,
     /// Size of the kernel's ring buffer, bytes: a power of two from 4096 on
-    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = ring_bytes)]
+    #[arg(long, requires = "local", value_name = "BYTES", default_value_t = 8 << 20, value_parser = ring_bytes)]
     pub ring_bytes: u32,
     /// A further UDP port to look for VXLAN on, besides 4789 and 8472
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, requires = "local", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub vxlan_port: Option<u16>,
     /// Log what the eBPF programs do, to stderr (for developers; slow)
-    #[arg(long, value_enum, value_name = "LEVEL", default_value_t, hide_short_help = true)]
+    #[arg(
+        long,
+        requires = "local",
+        value_enum,
+        value_name = "LEVEL",
+        default_value_t,
+        hide_short_help = true
+    )]
     pub program_log: ProgramLog,
 }
 

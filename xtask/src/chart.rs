@@ -130,7 +130,10 @@ impl Chart {
 }
 
 /// Helm, installed below `target` if it is not there.
-fn helm() -> Result<PathBuf> {
+///
+/// # Errors
+/// It cannot be installed.
+pub(crate) fn helm() -> Result<PathBuf> {
     let root = ebpf_build::workspace_root();
     let manifest = Manifest::read(root)?;
     let version =

@@ -7,6 +7,7 @@ use lexopt::{
     Parser, ValueExt as _,
 };
 
+use crate::e2e;
 use crate::test::{Attach, Options, Step};
 use crate::vm;
 
@@ -40,6 +41,10 @@ usage: cargo xtask COMMAND
       Makes what is generated of deploy/ anew: definitions of resources, plain manifests. Checks the chart with helm.
   image
       The static release program as an OCI archive, without a container engine.
+  e2e --image IMAGE [--client-image IMAGE] [--server-image IMAGE] [--keep]
+      The reference walks on the cluster that KUBECONFIG names: installs the chart and two pods in namespaces of
+      their own, follows and captures what they say to each other, and removes everything. Needs kubectl and an
+      administrator's rights. IMAGE: one of the agent that the nodes can pull. --keep leaves everything there.
   package
       The release program with manual pages, completions and documents, as an archive.
 
@@ -61,6 +66,7 @@ pub(crate) enum Command {
     Package,
     Chart,
     Image,
+    E2e(e2e::Options),
 }
 
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, lexopt::Error> {
@@ -77,6 +83,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             "vm" => vm(&mut parser),
             "package" => nothing_more(&mut parser, Command::Package),
             "chart" => nothing_more(&mut parser, Command::Chart),
+            "e2e" => e2e(&mut parser),
             "image" => nothing_more(&mut parser, Command::Image),
             other => Err(format!("no such command: {other}").into()),
         },
@@ -140,6 +147,26 @@ fn lint(parser: &mut Parser) -> Result<Command, lexopt::Error> {
         }
     }
     Ok(Command::Lint { bless })
+}
+
+fn e2e(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    let mut options = e2e::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("image") => options.image = parser.value()?.string()?,
+            Long("client-image") => options.client_image = Some(parser.value()?.string()?),
+            Long("server-image") => options.server_image = Some(parser.value()?.string()?),
+            Long("keep") => options.keep = true,
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    if options.image.is_empty() {
+        return Err(
+            "--image: which image of the agent can the nodes pull? (`cargo xtask image` makes one)".into()
+        );
+    }
+    Ok(Command::E2e(options))
 }
 
 /// Of a command that takes no arguments.
@@ -213,9 +240,16 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_an_error() {
-        for line in
-            ["", "build", "setup --force", "test a b", "test --only everything", "fuzz --seconds soon"]
-        {
+        for line in [
+            "",
+            "build",
+            "setup --force",
+            "test a b",
+            "test --only everything",
+            "fuzz --seconds soon",
+            "e2e",
+            "e2e --image",
+        ] {
             assert!(parsed(line).is_err(), "{line:?}");
         }
     }

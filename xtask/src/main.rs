@@ -11,6 +11,8 @@
 //! | `fuzz` | bounded runs of the fuzz targets |
 //! | `vm` | the integration tests on other kernels, in virtual machines |
 //! | `package` | an archive for those who install it |
+//! | `chart`, `image` | the Helm chart and the container image |
+//! | `e2e` | the reference walks on a real cluster |
 //! | `cargo`, `process`, `steps` | helpers: cargo's artifacts, commands, timing |
 //!
 //! A new command is a variant of [`cli::Command`], a line in [`cli::USAGE`], and a module with a `run`.
@@ -19,6 +21,7 @@ mod cargo;
 mod chart;
 mod cli;
 mod demo;
+mod e2e;
 mod fidelity;
 mod fuzz;
 mod image;
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Package => package::run(),
         Command::Chart => chart::run(),
         Command::Image => image::run(),
+        Command::E2e(options) => e2e::run(&options),
         Command::Vm(options) => vm::run(&options),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
     };

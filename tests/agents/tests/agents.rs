@@ -196,6 +196,29 @@ fn a_trace_ends_by_itself_and_then_nothing_is_attached() {
 }
 
 #[test]
+fn what_expired_a_minute_ago_is_removed_and_what_expired_just_now_can_still_be_read() {
+    let (lab, cluster, agents) = two_agents();
+    let curl = lab.pod("curl");
+    let make = |name, seconds| {
+        let expires = |trace: &mut serde_json::Value| trace["spec"]["expires"] = json!(expires_in(seconds));
+        TraceAsked::make(&cluster, name, &curl, expires).unwrap()
+    };
+
+    let (long_ago, now) = (make("long-ago", -61), make("just-now", -1));
+
+    wait_until(SOON, "only the one that expired just now is there", || {
+        (cluster.api.names("packettraces.tracer.dev") == [("default".to_owned(), "just-now".to_owned())])
+            .then_some(())
+    });
+    for node in lab.nodes() {
+        cluster.wait_for_state("default", "just-now", node.name(), "Expired").unwrap();
+    }
+    for asked in [&long_ago, &now] {
+        assert!(matches!(asked.observe_at_once(agents[0].address), Err(AgentError::Refused(_))));
+    }
+}
+
+#[test]
 fn an_agent_that_is_ended_tells_it_and_leaves_nothing_and_one_that_starts_again_arms_what_is_asked() {
     let (lab, cluster, mut agents) = two_agents();
     let curl = lab.pod("curl");

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -49,6 +50,8 @@ struct State {
     forwards: BTreeMap<(String, String, u16), SocketAddr>,
     /// Requests by verb and resource, as RBAC has them.
     asked: Vec<(String, String)>,
+    /// Of watches that begin from now on.
+    bookmarks_every: Option<Duration>,
 }
 
 impl Shared {
@@ -105,6 +108,11 @@ impl ApiDouble {
     pub fn write_kubeconfig(&self, user: &str, path: &Path) -> Result<()> {
         std::fs::write(path, self.kubeconfig(user))
             .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Watches that begin from now on say how far they are each time after this, instead of every second.
+    pub fn bookmarks_every(&self, interval: Duration) {
+        self.shared.state().bookmarks_every = Some(interval);
     }
 
     /// Adds an object, or puts a newer one in its place, as a controller would. Its kind and apiVersion say what it is.

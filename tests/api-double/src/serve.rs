@@ -240,6 +240,7 @@ fn watch(shared: Arc<Shared>, named: Named, query: Option<String>) -> Answer {
         let asked = parameter(query.as_deref(), "resourceVersion").and_then(|text| text.parse().ok());
         let mut version: u64 = asked.unwrap_or_else(|| shared.state().store.version());
         let mut changed = shared.changed.subscribe();
+        let every = shared.state().bookmarks_every.unwrap_or(BOOKMARKS);
         let (api_version, kind) = kind_of(&named.resource).unwrap_or_default();
         loop {
             changed.mark_unchanged();
@@ -264,7 +265,7 @@ fn watch(shared: Arc<Shared>, named: Named, query: Option<String>) -> Answer {
             tokio::select! {
                 _ = changed.changed() => {}
                 // sleep: a watch says from time to time how far it is.
-                () = tokio::time::sleep(BOOKMARKS) => {
+                () = tokio::time::sleep(every) => {
                     // A history that was forgotten is told of by the next change, as etcd's compaction is.
                     if shared.state().store.since(version, &named.resource).is_none() {
                         continue;

@@ -203,6 +203,14 @@ fn what_is_typed_wrong_ends_with_code_2() {
     typed(&["--for", "0s"]).has(2, &["'0s' is not longer than nothing"]);
     typed(&["--count", "0"]).has(2, &["'--count <N>'"]);
     typed(&["--ring-bytes", "5000"]).has(2, &["a power of two from 4096"]);
+    // How an agent attaches is not for those to say who follow by it.
+    for here in
+        [["--attach", "tcx"], ["--ring-bytes", "8192"], ["--vxlan-port", "6081"], ["--node", "node-1"]]
+    {
+        let mut command = Command::new(program().unwrap());
+        command.args(["follow", "--pod", "curl"]).args(here);
+        Said::from(run_to_its_end(&mut command).unwrap()).has(2, &["--local"]);
+    }
     typed(&["--attach", "xdp"]).has(2, &["possible values: auto, tcx, clsact"]);
     typed(&["--no-such-flag"]).has(2, &["unexpected argument '--no-such-flag'"]);
     let mut command = Command::new(program().unwrap());

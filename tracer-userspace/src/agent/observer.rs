@@ -173,7 +173,9 @@ impl Observer {
     /// # Errors
     /// [`FilterError`].
     pub fn arm(&mut self, follows: &[(Slot, FollowFilter)]) -> Result<(), FilterError> {
-        filters::arm(&mut self.programs, follows, self.options.vxlan_port)
+        filters::arm(&mut self.programs, follows, self.options.vxlan_port)?;
+        self.ring.rest(follows.is_empty());
+        Ok(())
     }
 
     /// Whether both hooks of this device are held.

@@ -1,6 +1,6 @@
 //! The thread that empties the ring buffer. The programs do not wake it for a record (that costs twenty times the
 //! record), so it looks every few milliseconds while packets come and less often when none do; the kernel wakes it
-//! when the ring fills faster than that.
+//! when the ring fills faster than that. While nobody wants records it rests.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event as EpollEvent, EventData as EpollEventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -32,6 +32,8 @@ pub const CHANNEL_CAPACITY: usize = 512;
 const BUSY_INTERVAL: Duration = Duration::from_millis(2);
 /// How often to look while none come.
 const IDLE_INTERVAL: Duration = Duration::from_millis(20);
+/// How often to look while nobody wants any: nothing is recorded then.
+const RESTING_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after the last record the short interval is kept.
 const BUSY_HOLD: Duration = Duration::from_millis(200);
 
@@ -95,9 +97,24 @@ impl RingCounters {
 
 /// The running thread; ends when dropped.
 pub struct RingReader {
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     counters: Arc<RingCounters>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread is told.
+struct Orders {
+    stop: AtomicBool,
+    rest: AtomicBool,
+    /// Readable when there is something new.
+    bell: OwnedFd,
+}
+
+impl Orders {
+    fn ring_bell(&self) {
+        // It is non-blocking, and full is as good as rung.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
 }
 
 impl RingReader {
@@ -106,16 +123,24 @@ impl RingReader {
     /// # Errors
     /// When no thread or descriptor can be had.
     pub fn spawn(ring: RingBuf<MapData>, sender: mpsc::Sender<Vec<Sample>>) -> std::io::Result<Self> {
-        let alarm = alarm_for(&ring)?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let alarm = alarm_for(&ring, &bell)?;
+        let orders = Arc::new(Orders { stop: AtomicBool::new(false), rest: AtomicBool::new(false), bell });
         let counters = Arc::new(RingCounters::default());
         let thread = {
-            let (stop, counters) = (Arc::clone(&stop), Arc::clone(&counters));
+            let (orders, counters) = (Arc::clone(&orders), Arc::clone(&counters));
             std::thread::Builder::new()
                 .name("ring".into())
-                .spawn(move || read_until_stopped(ring, &alarm, &sender, &stop, &counters))?
+                .spawn(move || read_until_stopped(ring, &alarm, &sender, &orders, &counters))?
         };
-        Ok(Self { stop, counters, thread: Some(thread) })
+        Ok(Self { orders, counters, thread: Some(thread) })
+    }
+
+    /// Whether nobody wants records. Those that come all the same are read, later.
+    pub fn rest(&self, rest: bool) {
+        if self.orders.rest.swap(rest, Ordering::AcqRel) != rest {
+            self.orders.ring_bell();
+        }
     }
 
     #[must_use]
@@ -125,7 +150,8 @@ impl RingReader {
 
     /// Reads what is still in the ring and ends the thread; the channel closes behind the last record.
     pub fn stop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.orders.stop.store(true, Ordering::Release);
+        self.orders.ring_bell();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -144,13 +170,13 @@ fn read_until_stopped(
     mut ring: RingBuf<MapData>,
     alarm: &OwnedFd,
     sender: &mpsc::Sender<Vec<Sample>>,
-    stop: &AtomicBool,
+    orders: &Orders,
     counters: &RingCounters,
 ) {
     let mut last_record = Instant::now();
     loop {
         // Read before the last drain: nothing that was in the ring when we were told to stop is left there.
-        let stopping = stop.load(Ordering::Acquire);
+        let stopping = orders.stop.load(Ordering::Acquire);
         let began_ns = now_ns();
         if drain(&mut ring, sender, counters) > 0 {
             last_record = Instant::now();
@@ -159,7 +185,11 @@ fn read_until_stopped(
         if stopping {
             return;
         }
-        let interval = if last_record.elapsed() < BUSY_HOLD { BUSY_INTERVAL } else { IDLE_INTERVAL };
+        let interval = match last_record.elapsed() {
+            since if since < BUSY_HOLD => BUSY_INTERVAL,
+            _ if orders.rest.load(Ordering::Acquire) => RESTING_INTERVAL,
+            _ => IDLE_INTERVAL,
+        };
         wait(alarm, interval);
     }
 }
@@ -207,14 +237,17 @@ fn hand_over(batch: Vec<Sample>, sender: &mpsc::Sender<Vec<Sample>>, counters: &
 /// Waits until the kernel wakes us or the interval is over. An error (a signal) is as good as either.
 fn wait(alarm: &OwnedFd, interval: Duration) {
     let mut events = [EpollEvent { flags: EventFlags::empty(), data: EpollEventData::new_u64(0) }];
-    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(interval.subsec_nanos()) };
+    let tv_sec = i64::try_from(interval.as_secs()).unwrap_or(i64::MAX);
+    let timeout = Timespec { tv_sec, tv_nsec: i64::from(interval.subsec_nanos()) };
     let _ = epoll::wait(alarm, &mut events[..], Some(&timeout));
 }
 
 /// What the kernel wakes. Edge-triggered: without that a wait would end at once whenever there is a record, which is
 /// what records without wake-ups are to avoid.
-fn alarm_for(ring: &RingBuf<MapData>) -> rustix::io::Result<OwnedFd> {
+fn alarm_for(ring: &RingBuf<MapData>, bell: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     let alarm = epoll::create(CreateFlags::CLOEXEC)?;
-    epoll::add(&alarm, ring.as_fd(), EpollEventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
+    for source in [ring.as_fd(), bell.as_fd()] {
+        epoll::add(&alarm, source, EpollEventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
+    }
     Ok(alarm)
 }

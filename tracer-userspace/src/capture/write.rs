@@ -55,6 +55,8 @@ pub struct CaptureWriter {
     waiting: BinaryHeap<Reverse<Waiting>>,
     next: u64,
     packets: u64,
+    /// Hops of told packets of which no bytes came.
+    without_bytes: u64,
     written: HashSet<(PointId, u64)>,
     order_written: VecDeque<(PointId, u64)>,
 }
@@ -151,6 +153,7 @@ impl CaptureWriter {
             waiting: BinaryHeap::new(),
             next: 0,
             packets: 0,
+            without_bytes: 0,
             written: HashSet::new(),
             order_written: VecDeque::new(),
         })
@@ -226,6 +229,10 @@ impl CaptureWriter {
             verdict: text::verdict_word(&trajectory.verdict),
         };
         for (index, hop) in trajectory.hops.iter().enumerate() {
+            if hop.frames.is_empty() {
+                self.without_bytes = self.without_bytes.saturating_add(1);
+                continue;
+            }
             let comment = text::comment(trajectory, index, names);
             for frame in &hop.frames {
                 let Some((record, _)) = split_captured(&frame.0) else { continue };
@@ -302,6 +309,12 @@ impl CaptureWriter {
     #[must_use]
     pub fn packets(&self) -> u64 {
         self.packets
+    }
+
+    /// Hops of told packets that are in no file, because none of their bytes came.
+    #[must_use]
+    pub fn without_bytes(&self) -> u64 {
+        self.without_bytes
     }
 
     fn write_waiting(&mut self, until_ns: u64) -> io::Result<()> {

@@ -303,6 +303,11 @@ impl Teller {
                     "warning: packets were seen and none has its bytes: give the `tracer observe` of each stream \
                      --snaplen headers",
                 );
+            } else if capture.without_bytes() > 0 {
+                notice(&format!(
+                    "note: of {} hops no bytes came, and they are not in the capture",
+                    capture.without_bytes()
+                ));
             }
         }
         if self.unwanted > 0 {

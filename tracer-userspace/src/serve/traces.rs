@@ -91,13 +91,15 @@ pub struct Traces {
     node: String,
     slots: Slots,
     all: BTreeMap<TraceKey, Trace>,
+    /// What is to be said of those for which there was no room.
+    turned_away: Vec<(TraceKey, AgentStatus)>,
 }
 
 impl Traces {
     /// For the agent of a node.
     #[must_use]
     pub fn new(node: &str) -> Self {
-        Self { node: node.to_owned(), slots: Slots::default(), all: BTreeMap::new() }
+        Self { node: node.to_owned(), slots: Slots::default(), all: BTreeMap::new(), turned_away: Vec::new() }
     }
 
     /// Takes in a trace that is new or has changed. Returns what is to be verified, see [`Traces::settle`]. Times: the
@@ -111,11 +113,15 @@ impl Traces {
         }
         // A trace that came before and concerned this node may do so no more.
         let concerns = trace.spec.nodes.is_empty() || trace.spec.nodes.contains(&self.node);
-        if !concerns || (known.is_none() && self.all.len() >= MOST_TRACES) {
+        let told = trace.status.as_ref().and_then(|status| status.agents.get(&self.node)).cloned();
+        if !concerns {
             self.remove(&key, now_ns);
             return None;
         }
-        let told = trace.status.as_ref().and_then(|status| status.agents.get(&self.node)).cloned();
+        if known.is_none() && self.all.len() >= MOST_TRACES {
+            self.turn_away(key, told.as_ref(), generation);
+            return None;
+        }
         let entry = self.all.entry(key.clone()).or_insert_with(|| Trace {
             generation,
             request: None,
@@ -315,7 +321,7 @@ impl Traces {
 
     /// What is to be said in the traces' statuses, and counts as said.
     pub fn take_news(&mut self) -> Vec<(TraceKey, AgentStatus)> {
-        let mut news = Vec::new();
+        let mut news = std::mem::take(&mut self.turned_away);
         for (key, trace) in &mut self.all {
             let (state, message) = match &trace.standing {
                 Standing::Unverified => continue,
@@ -334,6 +340,17 @@ impl Traces {
             }
         }
         news
+    }
+
+    fn turn_away(&mut self, key: TraceKey, told: Option<&AgentStatus>, generation: i64) {
+        let message = format!(
+            "this agent knows {MOST_TRACES} PacketTraces already: delete some (kubectl get packettraces -A), and make this \
+             one anew"
+        );
+        let status = AgentStatus { state: TraceState::Refused, message, observed_generation: generation };
+        if told != Some(&status) {
+            self.turned_away.push((key, status));
+        }
     }
 
     fn refuse(&mut self, key: &TraceKey, why: String, now_ns: u64) {

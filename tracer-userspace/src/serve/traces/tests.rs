@@ -214,3 +214,27 @@ fn more_traces_than_there_are_slots_are_refused_with_the_reason() {
         ["64 traces are armed on this node, and more the kernel side does not hold"]
     );
 }
+
+#[test]
+fn a_trace_for_which_there_is_no_room_is_told_so_once() {
+    let mut agent = Agent::new();
+    let secret = Secret::new().unwrap();
+    for number in 0..MOST_TRACES {
+        agent.traces.put(&trace(&format!("trace-{number:04}"), &secret), NOON_S, NOW_NS);
+    }
+    let mut late = trace("late", &secret);
+
+    assert_eq!(agent.traces.put(&late, NOON_S, NOW_NS), None);
+
+    let news = agent.traces.take_news();
+    let [(key, status)] = &news[..] else { panic!("{news:?}") };
+    assert_eq!((key, status.state), (&TraceKey::of(&late).unwrap(), TraceState::Refused));
+    assert!(status.message.starts_with("this agent knows 4096 PacketTraces already"), "{}", status.message);
+    let told = crate::kubernetes::packet_trace::PacketTraceStatus {
+        agents: [(NODE.to_owned(), status.clone())].into(),
+        ..Default::default()
+    };
+    late.status = Some(told);
+    agent.traces.put(&late, NOON_S, NOW_NS);
+    assert_eq!(agent.state(), []);
+}
