@@ -216,6 +216,13 @@ pub struct EndpointSlice {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Endpoint {
     pub addresses: Option<Vec<String>>,
+    pub conditions: Option<EndpointConditions>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct EndpointConditions {
+    /// Not said is ready.
+    pub ready: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::cli::{Cli, Color, Command, ProgramLog};
 use crate::follow::teller::Telling;
 use crate::kubernetes::packet_trace::{PacketPayload, PacketTrace};
-use crate::{doctor, follow, serve};
+use crate::{doctor, follow, path, serve};
 
 /// Why a command ended without having done its work.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +88,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Agent(args) => serve::run::run(&args),
         Command::Points(args) => follow::points::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Path(args) => path::run::run(&args),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut script);
@@ -130,6 +131,7 @@ fn start_logging(command: &Command) {
         Command::Agent(args) => args.program_log,
         Command::Points(_)
         | Command::Doctor(_)
+        | Command::Path(_)
         | Command::Read(_)
         | Command::Completion { .. }
         | Command::Crd

@@ -38,6 +38,8 @@ pub enum Command {
     Agent(AgentArgs),
     /// List the observation points: devices, hooks, our place there and who else is on them
     Points(PointsArgs),
+    /// Show which way packets would go between a pod and a target, from the nodes' own state, and what looks wrong
+    Path(PathArgs),
     /// Say whether a follow will work: rights, agents, kernels, pods, hooks and clocks
     Doctor(DoctorArgs),
     /// Print a script that completes commands and flags on Tab
@@ -243,6 +245,43 @@ pub struct AgentArgs {
     /// Log what the eBPF programs do (for developers; slow)
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t, hide_short_help = true)]
     pub program_log: ProgramLog,
+}
+
+/// Which way.
+#[derive(Debug, Args)]
+pub struct PathArgs {
+    /// Look at this machine, without Kubernetes' help
+    #[arg(long, requires = "inventory", conflicts_with_all = ["kubeconfig", "context"])]
+    pub local: bool,
+    /// With --local: what `kubectl get pods,services,endpointslices,nodes -A -o yaml` printed
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "local")]
+    pub inventory: Option<PathBuf>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// From whom: a pod ([NAMESPACE/]NAME), or anything else that `tracer follow --pod` takes
+    #[arg(long, value_name = "TARGET")]
+    pub pod: String,
+    /// To whom, named in the same way
+    #[arg(long, value_name = "TARGET")]
+    pub to: String,
+    /// Namespace of the pods and Services that are named without one
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Which port of a Service: a number, or its name; the first if not given
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<String>,
+    /// Compare: pod/NAME with that pod's way to the same target, a file with the last packet in what
+    /// `tracer follow --packets -o json` printed (`-` is stdin)
+    #[arg(long, value_name = "pod/NAME|FILE")]
+    pub diff: Option<String>,
+    /// Say what says so, for each step
+    #[arg(short, long)]
+    pub verbose: bool,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// Colour the text
+    #[arg(long, value_enum, default_value_t)]
+    pub color: Color,
 }
 
 /// What is examined.

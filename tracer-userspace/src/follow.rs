@@ -36,4 +36,4 @@ pub mod silence;
 pub mod teller;
 mod trace;
 pub mod wall;
-mod wanted;
+pub mod wanted;

@@ -15,6 +15,8 @@
 //! | [`kubernetes`] | what is used of the Kubernetes API |
 //! | [`node`] | this machine under observation, kept as pods and devices come and go |
 //! | [`output`] | text and JSON |
+//! | [`cni`] | pure: what CNI plugins keep in BPF maps |
+//! | [`path`] | the way that packets would go, from the nodes' own state |
 //! | [`serve`] | the agent: what one node observes, for those who may look |
 //! | [`stream`] | what one machine observes, as bytes for another process |
 
@@ -22,6 +24,7 @@ pub mod agent;
 pub mod app;
 pub mod capture;
 pub mod cli;
+pub mod cni;
 pub mod doctor;
 pub mod expression;
 pub mod follow;
@@ -30,6 +33,7 @@ pub mod inventory;
 pub mod kubernetes;
 pub mod node;
 pub mod output;
+pub mod path;
 pub mod serve;
 pub mod stream;
 pub mod trajectory;

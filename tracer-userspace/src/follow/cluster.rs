@@ -100,27 +100,7 @@ pub(super) struct Feed {
 impl Feed {
     /// Reads all names.
     async fn open(cluster: &Cluster, asked: &SelectionArgs) -> Result<Self, Failure> {
-        for (kind, resource) in KINDS {
-            let attempt = Attempt { verb: "list", resource, namespace: None };
-            let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource_of(kind));
-            let listed = api.list(&ListParams::default().limit(1)).await;
-            listed.map_err(|error| Failure::Failed(attempt.explain(&error)))?;
-        }
-        let (sender, mut changes) = mpsc::channel(CHANGES);
-        for (kind, _) in KINDS {
-            objects(&cluster.client, kind, None, sender.clone());
-        }
-        let names = Names::none();
-        let mut awaited: Vec<Kind> = KINDS.iter().map(|(kind, _)| *kind).collect();
-        while !awaited.is_empty() {
-            let Some(Told::Objects(kind, change)) = changes.recv().await else {
-                return Err(Failure::Failed("the watches of the API server have ended".to_owned()));
-            };
-            if matches!(change, Change::All(_)) {
-                awaited.retain(|other| *other != kind);
-            }
-            complain(names.take(kind, change, 0));
-        }
+        let (names, changes) = read_names(cluster).await?;
         let namespace = asked.namespace.clone().or_else(|| Some(cluster.namespace.clone()));
         let asked = SelectionArgs { namespace, ..asked.clone() };
         let (_, begun) = mpsc::channel(1);
@@ -248,6 +228,35 @@ impl Feed {
             tokio::spawn(asking.clone().keep_asking(node));
         }
     }
+}
+
+/// Reads all names, and goes on watching them.
+///
+/// # Errors
+/// They may not be listed.
+pub(crate) async fn read_names(cluster: &Cluster) -> Result<(Names, mpsc::Receiver<Told>), Failure> {
+    for (kind, resource) in KINDS {
+        let attempt = Attempt { verb: "list", resource, namespace: None };
+        let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource_of(kind));
+        let listed = api.list(&ListParams::default().limit(1)).await;
+        listed.map_err(|error| Failure::Failed(attempt.explain(&error)))?;
+    }
+    let (sender, mut changes) = mpsc::channel(CHANGES);
+    for (kind, _) in KINDS {
+        objects(&cluster.client, kind, None, sender.clone());
+    }
+    let names = Names::none();
+    let mut awaited: Vec<Kind> = KINDS.iter().map(|(kind, _)| *kind).collect();
+    while !awaited.is_empty() {
+        let Some(Told::Objects(kind, change)) = changes.recv().await else {
+            return Err(Failure::Failed("the watches of the API server have ended".to_owned()));
+        };
+        if matches!(change, Change::All(_)) {
+            awaited.retain(|other| *other != kind);
+        }
+        complain(names.take(kind, change, 0));
+    }
+    Ok((names, changes))
 }
 
 fn complain(trouble: Option<String>) {

@@ -11,7 +11,7 @@ use crate::trajectory::correlate::FollowScope;
 use crate::trajectory::model::{PodRef, ServiceRef};
 
 /// What the user asked for, in the inventory's terms.
-pub(super) fn resolve(inventory: &Inventory, args: &SelectionArgs) -> Result<Selection, Failure> {
+pub(crate) fn resolve(inventory: &Inventory, args: &SelectionArgs) -> Result<Selection, Failure> {
     let request = Request {
         namespace: args.namespace.clone(),
         followed: match (&args.pod, &args.selector) {

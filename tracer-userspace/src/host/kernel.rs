@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::btf::{Btf, Types};
 use super::drop_reasons;
-use super::programs::bpf;
+use super::bpf;
 
 /// Where the kernel shows its types.
 pub(super) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";

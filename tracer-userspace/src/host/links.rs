@@ -4,7 +4,9 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::netlink::{Connection, Message, attribute, attributes, read_i32, read_text, read_u16, read_u32};
+use super::netlink::{
+    Connection, Message, attribute, attributes, read_address, read_i32, read_text, read_u16, read_u32,
+};
 use super::netns::Netns;
 
 mod watch;
@@ -225,14 +227,6 @@ fn decode_address(message: &Message) -> Option<(u32, IpAddr)> {
     }
     // On a point-to-point link IFA_ADDRESS is the other end's; IPv6 has IFA_LOCAL only there.
     Some((ifindex, local.or(address)?))
-}
-
-fn read_address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => bytes.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
-        16 => bytes.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
-        _ => None,
-    }
 }
 
 /// The devices of an `RTM_NEWROUTE` if it is a default route of the main table.

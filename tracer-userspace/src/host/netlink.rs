@@ -5,6 +5,7 @@
 //! the length of others.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -44,8 +45,13 @@ pub(crate) struct Connection {
 impl Connection {
     /// Opens a socket inside `netns` that takes part in the given multicast groups (bit n-1 for group n).
     pub(crate) fn open(netns: &Netns, groups: u32) -> io::Result<Self> {
+        Self::open_protocol(netns, NETLINK_ROUTE, groups)
+    }
+
+    /// As [`Connection::open`], of another of netlink's protocols.
+    pub(crate) fn open_protocol(netns: &Netns, protocol: isize, groups: u32) -> io::Result<Self> {
         let socket = netns.run(|| {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            let mut socket = Socket::new(protocol)?;
             socket.bind(&SocketAddr::new(0, groups))?;
             Ok::<_, io::Error>(socket)
         })??;
@@ -200,6 +206,23 @@ pub(crate) fn read_u32(bytes: &[u8]) -> Option<u32> {
 
 pub(crate) fn read_i32(bytes: &[u8]) -> Option<i32> {
     bytes.first_chunk().copied().map(i32::from_ne_bytes)
+}
+
+/// An address of 4 or 16 bytes.
+pub(crate) fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => bytes.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        16 => bytes.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+        _ => None,
+    }
+}
+
+/// The 4 or 16 bytes of an address.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 /// A string that ends with a zero byte.

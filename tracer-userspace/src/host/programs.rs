@@ -10,13 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
+use super::bpf;
 use super::btf::Btf;
 use super::filters;
 use super::netlink::Connection;
 use super::netns::Netns;
 use crate::trajectory::model::Direction;
-
-pub(crate) mod bpf;
 
 /// How the names of tracer's own programs begin.
 pub const OWN_PREFIX: &str = "tracer_";
@@ -61,6 +60,8 @@ pub enum Mechanism {
     NetkitPrimary,
     /// Runs when the pod transmits into the netkit pair.
     NetkitPeer,
+    /// Runs in the driver, or before anything else of the stack, on what the device receives.
+    Xdp,
 }
 
 /// A program, or a filter without one, on a hook.
@@ -73,6 +74,24 @@ pub struct HookProgram {
     pub name: String,
     pub tag: Option<[u8; 8]>,
     pub loaded_at: Option<SystemTime>,
+    /// `None` for a tc filter that is no eBPF program.
+    pub load: Option<ProgramLoad>,
+}
+
+/// What a program takes, and who loaded it, as `bpftool prog show` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramLoad {
+    /// Bytes after the verifier's rewriting.
+    pub translated_bytes: u32,
+    /// Bytes of machine code; 0 where it is interpreted, or where we may not know.
+    pub machine_code_bytes: u32,
+    /// Bytes that are locked for it.
+    pub locked_bytes: u32,
+    pub user: u32,
+    pub gpl_compatible: bool,
+    pub map_ids: Vec<u32>,
+    /// 0 without BTF.
+    pub btf_id: u32,
 }
 
 impl HookProgram {
@@ -218,7 +237,8 @@ fn legacy_filters(
         programs.push(match known {
             Some(info) => info.on(mechanism),
             None => {
-                HookProgram { mechanism, id: filter.program, name: filter.name, tag: None, loaded_at: None }
+                let (id, name) = (filter.program, filter.name);
+                HookProgram { mechanism, id, name, tag: None, loaded_at: None, load: None }
             }
         });
     }
@@ -232,6 +252,7 @@ struct Info {
     name: String,
     tag: [u8; 8],
     loaded_at: Option<SystemTime>,
+    load: ProgramLoad,
 }
 
 impl Info {
@@ -242,6 +263,7 @@ impl Info {
             name: self.name.clone(),
             tag: Some(self.tag),
             loaded_at: self.loaded_at,
+            load: Some(self.load.clone()),
         }
     }
 }
@@ -285,7 +307,24 @@ fn read_info(id: u32) -> io::Result<Info> {
             name = full;
         }
     }
-    Ok(Info { id, name, tag: info.tag, loaded_at: wall_time(info.load_time_ns) })
+    let load = ProgramLoad {
+        translated_bytes: info.xlated_prog_len,
+        machine_code_bytes: info.jited_prog_len,
+        locked_bytes: program.locked_bytes(),
+        user: info.created_by_uid,
+        gpl_compatible: info.is_gpl_compatible(),
+        map_ids: bpf::program_maps(&program, &info)?,
+        btf_id: info.btf_id,
+    };
+    Ok(Info { id, name, tag: info.tag, loaded_at: wall_time(info.load_time_ns), load })
+}
+
+/// A program that is attached elsewhere than a hook of tc: XDP.
+///
+/// # Errors
+/// It is gone, or a capability is missing.
+pub fn of_id(id: u32, mechanism: Mechanism) -> Result<HookProgram, ProgramsError> {
+    read_info(id).map(|info| info.on(mechanism)).map_err(|source| ProgramsError::Program { id, source })
 }
 
 fn full_name(program: &bpf::Program, info: &bpf::ProgramInfo) -> io::Result<Option<String>> {

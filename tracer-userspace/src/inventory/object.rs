@@ -335,6 +335,8 @@ pub struct SliceEntry {
     pub ports: Vec<SlicePort>,
     /// Ready or not: a connection may outlive its endpoint's readiness.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that get no new connections.
+    pub not_ready: Vec<IpAddr>,
 }
 
 impl SliceEntry {
@@ -356,14 +358,19 @@ impl SliceEntry {
                 port: port(|| format!("ports[{index}].port"), number)?,
             });
         }
-        let mut addresses = Vec::new();
+        let (mut addresses, mut not_ready) = (Vec::new(), Vec::new());
         for (index, endpoint) in object.endpoints.iter().flatten().enumerate() {
+            let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);
             for (place, address) in endpoint.addresses.iter().flatten().enumerate() {
-                push_address(&mut addresses, || format!("endpoints[{index}].addresses[{place}]"), address)?;
+                let field = || format!("endpoints[{index}].addresses[{place}]");
+                push_address(&mut addresses, field, address)?;
+                if !is_ready {
+                    push_address(&mut not_ready, field, address)?;
+                }
             }
         }
         let service = ServiceRef { namespace: namespace(metadata), name: service.to_owned() };
-        Ok(Some(Self { service, ports, addresses }))
+        Ok(Some(Self { service, ports, addresses, not_ready }))
     }
 }
 

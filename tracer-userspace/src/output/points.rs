@@ -92,7 +92,7 @@ impl PointRow {
             Some(Mechanism::Tcx) => Attachment::Tcx,
             Some(Mechanism::Clsact { .. }) => Attachment::Clsact,
             Some(Mechanism::NetkitPeer | Mechanism::NetkitPrimary) => Attachment::Netkit,
-            None => wanted,
+            Some(Mechanism::Xdp) | None => wanted,
         };
         let rows: Vec<ProgramRow> = in_order().map(ProgramRow::new).collect();
         let place = place.map(|place| place + 1);
@@ -177,6 +177,7 @@ impl ProgramRow {
             Mechanism::Clsact { priority, handle, .. } => ("clsact", Some(priority), Some(handle)),
             Mechanism::NetkitPrimary => ("netkit-primary", None, None),
             Mechanism::NetkitPeer => ("netkit-peer", None, None),
+            Mechanism::Xdp => ("xdp", None, None),
         };
         let loaded_at = program.loaded_at.and_then(|time| jiff::Timestamp::try_from(time).ok());
         Self {

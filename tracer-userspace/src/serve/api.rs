@@ -13,10 +13,12 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use self::wire::agent_server::{Agent, AgentServer};
-use self::wire::{DescribeRequest, Description, ObserveRequest};
+use self::wire::{DescribeRequest, Description, LookAnswer, LookRequest, ObserveRequest};
 use super::request::TraceKey;
 use super::traces::Refusal;
 use crate::app::Failure;
+use crate::path::facts::{Half, Question};
+use crate::path::look::LookError;
 use crate::stream::wire::Message;
 
 #[allow(
@@ -43,6 +45,7 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Call {
     Describe(oneshot::Sender<Description>),
+    Look { question: Question, answer: oneshot::Sender<Result<Half, LookError>> },
     Observe {
         key: TraceKey,
         secret: Vec<u8>,
@@ -127,6 +130,20 @@ impl Agent for Api {
         let (answer, description) = oneshot::channel();
         self.call(Call::Describe(answer)).await?;
         description.await.map(Response::new).map_err(|_| Status::unavailable("the agent is busy or ending"))
+    }
+
+    async fn look(&self, request: Request<LookRequest>) -> Result<Response<LookAnswer>, Status> {
+        let wrong = |error: serde_json::Error| Status::invalid_argument(format!("the question: {error}"));
+        let question = serde_json::from_str(&request.into_inner().question).map_err(wrong)?;
+        let (answer, half) = oneshot::channel();
+        self.call(Call::Look { question, answer }).await?;
+        let half = half.await.map_err(|_| Status::resource_exhausted("the agent is busy: ask again"))?;
+        let half = half.map_err(|error| match error {
+            LookError::NotHere(_) => Status::not_found(error.to_string()),
+            LookError::Io(_) => Status::internal(error.to_string()),
+        })?;
+        let half = serde_json::to_string(&half).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(LookAnswer { half }))
     }
 
     type ObserveStream = Messages;

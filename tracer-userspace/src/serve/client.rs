@@ -13,9 +13,10 @@ use tonic::{Code, Status, Streaming};
 use tower::service_fn;
 
 use super::api::wire::agent_client::AgentClient;
-use super::api::wire::{DescribeRequest, Description, ObserveRequest};
+use super::api::wire::{DescribeRequest, Description, LookRequest, ObserveRequest};
 use super::request::TraceKey;
 use crate::kubernetes::secret::Secret;
+use crate::path::facts::{Half, Question};
 use crate::stream::Told;
 use crate::stream::read::{StreamError, check};
 use crate::stream::wire::Message;
@@ -89,6 +90,17 @@ impl AgentConnection {
     /// [`AgentError`].
     pub async fn describe(&mut self) -> Result<Description, AgentError> {
         Ok(self.client.describe(DescribeRequest {}).await?.into_inner())
+    }
+
+    /// Its node's half of the way of a pod's packets.
+    ///
+    /// # Errors
+    /// [`AgentError`]; [`AgentError::Lost`] also where it is of another version and answers otherwise.
+    pub async fn look(&mut self, question: &Question) -> Result<Half, AgentError> {
+        let wrong = |error: serde_json::Error| AgentError::Lost(format!("is of another version: {error}"));
+        let question = serde_json::to_string(question).map_err(wrong)?;
+        let answer = self.client.look(LookRequest { question }).await?.into_inner();
+        serde_json::from_str(&answer.half).map_err(wrong)
     }
 
     /// The records of a trace.

@@ -1,4 +1,4 @@
-//! What an agent says of its node, to whoever asks whether a follow will work.
+//! What an agent says of its node, to whoever asks whether a follow will work, or which way packets would go.
 
 use std::sync::Arc;
 
@@ -14,11 +14,13 @@ use crate::host::plan::{Scope, plan_points};
 use crate::host::survey::{ProblemKind, Survey};
 use crate::node::site::{Site, both_clocks_ns};
 use crate::output::points::PointRow;
+use crate::path::facts::{Half, Question};
+use crate::path::look::{LookError, look};
 use crate::trajectory::model::Direction;
 
 /// Hooks that are told at most: each takes some 100 bytes.
 const MOST_HOOKS: usize = 4096;
-/// Descriptions that are made at a time: each looks over the machine.
+/// Descriptions, and halves of ways, that are made at a time: each looks over the machine.
 const AT_A_TIME: usize = 2;
 
 /// Makes descriptions.
@@ -61,6 +63,18 @@ impl Describer {
             };
             // Whoever asked may have gone.
             let _ = answer.send(description);
+        });
+    }
+
+    /// Reads the node's half of a way, and answers with it. The answer is dropped where too many ask at once.
+    pub fn look(&self, question: Question, site: &Site, answer: oneshot::Sender<Result<Half, LookError>>) {
+        let Ok(permit) = Arc::clone(&self.busy).try_acquire_owned() else { return };
+        let (again, release) = (site.look_again(), self.kernel.release.clone());
+        spawn_blocking(move || {
+            let _permit = permit;
+            let survey = again().map_err(|failure| LookError::Io(std::io::Error::other(failure.to_string())));
+            // Whoever asked may have gone.
+            let _ = answer.send(survey.and_then(|survey| look(&survey, &release, &question)));
         });
     }
 }

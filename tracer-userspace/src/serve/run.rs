@@ -366,6 +366,7 @@ impl Agent {
     fn answer(&mut self, call: Call) {
         match call {
             Call::Describe(answer) => self.describe(answer),
+            Call::Look { question, answer } => self.describer.look(question, self.machine.site(), answer),
             Call::Observe { key, secret, answer } => self.observe(key, &secret, answer),
         }
     }

@@ -9,7 +9,7 @@ use tracer_common::outcome::{DROP_OUTCOME_COUNT, DropOutcome};
 
 use super::{LoadError, Programs, source_chain};
 use crate::host::drop_reasons::TRACEPOINT;
-use crate::host::programs::bpf;
+use crate::host::bpf;
 
 const PROGRAM: &str = "tracer_drop";
 

@@ -1,5 +1,5 @@
-//! The few commands of bpf(2) that read about programs and that aya does not offer: what is attached to an ifindex
-//! of the current namespace, and a program's function info and BTF.
+//! The few commands of bpf(2) that read about programs and maps and that aya does not offer: what is attached to an ifindex
+//! of the current namespace, a program's function info, maps and BTF, and others' maps by their bytes.
 //!
 //! The structures are the beginnings of the kernel's `union bpf_attr` for each command; the kernel takes a shorter
 //! one than its own, as if the rest were zero.
@@ -7,6 +7,8 @@
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::netlink::read_text;
 
 pub(crate) const TCX_INGRESS: u32 = 46;
 pub(crate) const TCX_EGRESS: u32 = 47;
@@ -22,10 +24,19 @@ const MOST_PROGRAMS: usize = 64;
 /// A program's BTF is some kilobytes; the kernel's own limit is 16 MiB.
 const LARGEST_BTF: u32 = 16 * 1024 * 1024;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+const BPF_MAP_GET_NEXT_ID: libc::c_long = 12;
+const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_BTF_GET_FD_BY_ID: libc::c_long = 19;
+
+/// Opens a map for reading only.
+const BPF_F_RDONLY: u32 = 1 << 3;
+/// Maps that a program may have; the verifier allows 64.
+const MOST_MAPS: usize = 64;
 
 /// An open BPF object.
 pub(super) struct Program(OwnedFd);
@@ -71,13 +82,13 @@ pub(super) struct ProgramInfo {
     kind: u32,
     id: u32,
     pub(super) tag: [u8; 8],
-    jited_prog_len: u32,
-    xlated_prog_len: u32,
+    pub(super) jited_prog_len: u32,
+    pub(super) xlated_prog_len: u32,
     jited_prog_insns: u64,
     xlated_prog_insns: u64,
     /// CLOCK_BOOTTIME.
     pub(super) load_time_ns: u64,
-    created_by_uid: u32,
+    pub(super) created_by_uid: u32,
     nr_map_ids: u32,
     map_ids: u64,
     name: [u8; 16],
@@ -109,11 +120,56 @@ pub(super) struct ProgramInfo {
 const _: () = assert!(std::mem::offset_of!(ProgramInfo, recursion_misses) == 208);
 
 impl ProgramInfo {
+    /// The first of its bits.
+    pub(super) const fn is_gpl_compatible(&self) -> bool {
+        self.bits & 1 != 0
+    }
+
     /// Cut to [`NAME_LENGTH`].
     pub(super) fn name(&self) -> String {
-        let end = self.name.iter().position(|byte| *byte == 0).unwrap_or(self.name.len());
-        String::from_utf8_lossy(&self.name[..end]).into_owned()
+        read_text(&self.name)
     }
+}
+
+impl Program {
+    /// Bytes that are locked for it; 0 where the kernel does not say.
+    pub(super) fn locked_bytes(&self) -> u32 {
+        let path = format!("/proc/thread-self/fdinfo/{}", self.0.as_raw_fd());
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        line.and_then(|line| line.trim().parse().ok()).unwrap_or_default()
+    }
+}
+
+/// The beginning of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct MapInfo {
+    pub(super) kind: u32,
+    pub(super) id: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    map_flags: u32,
+    name: [u8; 16],
+}
+const _: () = assert!(size_of::<MapInfo>() == 40);
+
+impl MapInfo {
+    /// Cut to [`NAME_LENGTH`].
+    pub(super) fn name(&self) -> String {
+        read_text(&self.name)
+    }
+}
+
+/// Of the commands on a map's elements.
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// `struct bpf_btf_info`.
@@ -153,7 +209,7 @@ pub(super) fn query(ifindex: u32, attach_type: u32) -> io::Result<Option<Vec<u32
 
 /// Whether the kernel knows an attach type for devices: it says something else than "invalid" when asked for the
 /// programs of the loopback device.
-pub(in crate::host) fn knows(attach_type: u32) -> io::Result<bool> {
+pub(super) fn knows(attach_type: u32) -> io::Result<bool> {
     const LOOPBACK: u32 = 1;
     let mut attr = QueryAttr { target_ifindex: LOOPBACK, attach_type, ..QueryAttr::default() };
     // SAFETY: there is room for no id, so that BPF_PROG_QUERY writes into `attr` only.
@@ -211,6 +267,69 @@ pub(super) fn first_function(program: &Program, info: &ProgramInfo) -> io::Resul
     Ok(Some(u32::from_ne_bytes(*type_id)))
 }
 
+/// The ids of the maps that a program uses.
+pub(super) fn program_maps(program: &Program, info: &ProgramInfo) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; MOST_MAPS];
+    let count = info.nr_map_ids.min(MOST_MAPS as u32);
+    let mut asked =
+        ProgramInfo { nr_map_ids: count, map_ids: ids.as_mut_ptr() as u64, ..ProgramInfo::default() };
+    // SAFETY: the kernel writes at most `nr_map_ids` ids to `map_ids`, which has room for them; all other pointers are null
+    // and all other counts zero.
+    unsafe { object_info(program.0.as_raw_fd(), &mut asked) }?;
+    Ok(ids.into_iter().take(count as usize).collect())
+}
+
+/// The id of the map after this one; `None` behind the last.
+pub(super) fn next_map(id: u32) -> io::Result<Option<u32>> {
+    let mut attr = IdAttr { id, ..IdAttr::default() };
+    // SAFETY: the command writes into `attr` only.
+    match unsafe { call(BPF_MAP_GET_NEXT_ID, &mut attr) } {
+        Ok(_) => Ok(Some(attr.next_id)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a map, for reading only.
+pub(super) fn map(id: u32) -> io::Result<OwnedFd> {
+    open_with(BPF_MAP_GET_FD_BY_ID, IdAttr { id, open_flags: BPF_F_RDONLY, ..IdAttr::default() })
+}
+
+/// What the kernel says about a map.
+pub(super) fn map_info(map: &OwnedFd) -> io::Result<MapInfo> {
+    let mut info = MapInfo::default();
+    // SAFETY: `info` has no pointers, so the kernel writes to `info` only.
+    unsafe { object_info(map.as_raw_fd(), &mut info) }?;
+    Ok(info)
+}
+
+/// The value of a key, if there is one. `key` and `value` must be as long as the map's keys and values are for user space:
+/// those of a map per CPU have one for each possible CPU.
+pub(super) fn lookup(map: &OwnedFd, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    element(BPF_MAP_LOOKUP_ELEM, map, Some(key), value)
+}
+
+/// The key after this one, or the first; `false` behind the last. Lengths as for [`lookup`].
+pub(super) fn next_key(map: &OwnedFd, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    element(BPF_MAP_GET_NEXT_KEY, map, key, next)
+}
+
+fn element(command: libc::c_long, map: &OwnedFd, key: Option<&[u8]>, out: &mut [u8]) -> io::Result<bool> {
+    let mut attr = ElementAttr {
+        map_fd: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
+        pad: 0,
+        key: key.map_or(0, |key| key.as_ptr() as u64),
+        value: out.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads one key from `key` and writes one value or key to `out`; the caller vouches for their lengths.
+    match unsafe { call(command, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The BTF with this id as it was loaded.
 pub(super) fn btf(id: u32) -> io::Result<Vec<u8>> {
     let object = open(BPF_BTF_GET_FD_BY_ID, id)?;
@@ -228,7 +347,10 @@ pub(super) fn btf(id: u32) -> io::Result<Vec<u8>> {
 }
 
 fn open(command: libc::c_long, id: u32) -> io::Result<OwnedFd> {
-    let mut attr = IdAttr { id, ..IdAttr::default() };
+    open_with(command, IdAttr { id, ..IdAttr::default() })
+}
+
+fn open_with(command: libc::c_long, mut attr: IdAttr) -> io::Result<OwnedFd> {
     // SAFETY: the command reads `attr` only.
     let fd = unsafe { call(command, &mut attr) }?;
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
