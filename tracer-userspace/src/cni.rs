@@ -42,7 +42,8 @@ impl Layout {
 /// A map that has a known name and another layout than those that are known.
 #[must_use]
 pub fn unknown_layout(about: &MapAbout) -> Option<String> {
-    let mut known = cilium::LAYOUTS.iter().chain(calico::LAYOUTS).filter(|layout| layout.names(about)).peekable();
+    let mut known =
+        cilium::LAYOUTS.iter().chain(calico::LAYOUTS).filter(|layout| layout.names(about)).peekable();
     known.peek()?;
     if known.any(|layout| layout.is_of(about)) {
         return None;

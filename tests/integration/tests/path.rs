@@ -81,7 +81,8 @@ fn every_value_of_walk_1_is_found_by_one_command() {
     assert_eq!(way["to"]["ip"], "10.244.1.246");
     // 3.1: the route in the pod. 3.2: the next hop's MAC.
     let pod = &way["there"][0];
-    let evidence: Vec<_> = pod["evidence"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    let evidence: Vec<_> =
+        pod["evidence"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
     says(&evidence, "10.244.1.246 via 10.244.0.237 dev eth0 src 10.244.0.153");
     says(&evidence, "10.244.0.237 dev eth0 lladdr f6:25:f2:9e:91:49");
     // 3.3: it is not the pod's own.
@@ -90,7 +91,10 @@ fn every_value_of_walk_1_is_found_by_one_command() {
     // 3.4: but that of the node's end.
     says(&evidence, "f6:25:f2:9e:91:49 is 257: lxced3096cb2cb1@if256: the node's end of the pod's pair");
     let (end, evidence) = step(&way, "there", "lxced3096cb2cb1", "ingress");
-    assert_eq!((&end["device"], &end["node"]), (&"257: lxced3096cb2cb1@if256".into(), &"telekom-xwkb3".into()));
+    assert_eq!(
+        (&end["device"], &end["node"]),
+        (&"257: lxced3096cb2cb1@if256".into(), &"telekom-xwkb3".into())
+    );
     says(&evidence, "MAC f6:25:f2:9e:91:49");
     // 3.5 and 3.6: the program there, with its id, tag and sizes.
     says(&evidence, "ingress: cil_from_container id ");
@@ -211,7 +215,9 @@ fn the_way_has_the_hooks_at_which_packets_are_seen_and_nothing_looks_wrong_on_a_
         }
         let lab = lab(topology).unwrap();
         let tracer = Tracer::new(&lab).unwrap();
-        for (to, pod) in [("httpbin", "httpbin"), ("svc/httpbin", "httpbin"), ("httpbin-local", "httpbin-local")] {
+        for (to, pod) in
+            [("httpbin", "httpbin"), ("svc/httpbin", "httpbin"), ("httpbin-local", "httpbin-local")]
+        {
             let (curl, peer) = (lab.pod("curl"), lab.pod(pod));
             let follow = tracer.follow(&["--pod", "curl", "--to", pod, "--protocol", "icmp"]).unwrap();
             assert_eq!(curl.ping(peer.ipv4().into(), 2).unwrap().received, 2);
@@ -279,7 +285,10 @@ fn two_pods_ways_are_compared_where_they_differ() {
     let same = path(&tracer, "httpbin", &["--diff", "pod/httpbin-local"]);
     let about = |way: &Value| {
         let differences = way["difference"]["differences"].as_array().unwrap();
-        differences.iter().map(|difference| difference["about"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        differences
+            .iter()
+            .map(|difference| difference["about"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(about(&same), Vec::<String>::new(), "{}", same["difference"]);
 
@@ -303,7 +312,8 @@ fn a_packet_that_was_seen_is_laid_beside_the_way() {
 
     let way = path(&tracer, "httpbin", &["--diff", file.to_str().unwrap()]);
 
-    let marks: Vec<_> = way["difference"]["hooks"].as_array().unwrap().iter().map(|line| &line["mark"]).collect();
+    let marks: Vec<_> =
+        way["difference"]["hooks"].as_array().unwrap().iter().map(|line| &line["mark"]).collect();
     assert_eq!(marks.len(), 8, "{way:#}");
     assert!(marks.iter().all(|mark| **mark == "same"), "{:#}", way["difference"]);
 }
@@ -342,7 +352,10 @@ fn each_thing_that_looks_wrong_is_said_where_it_is_and_only_there() {
             rule: "neighbour-failed",
             topology: Topology::RoutedVxlan,
             break_it: |lab| {
-                in_pod(&lab.pod("curl"), &["neigh", "replace", "169.254.1.1", "dev", "eth0", "nud", "failed"]);
+                in_pod(
+                    &lab.pod("curl"),
+                    &["neigh", "replace", "169.254.1.1", "dev", "eth0", "nud", "failed"],
+                );
                 None
             },
         },
@@ -416,7 +429,8 @@ fn each_thing_that_looks_wrong_is_said_where_it_is_and_only_there() {
                 let way = path(&tracer, "httpbin", &[]);
                 let entries = way["near"]["entries"].as_array().unwrap();
                 let entry = entries.iter().find(|entry| {
-                    entry["map"] == "cilium_ipcache" && entry["text"].as_str().unwrap().starts_with("10.244.1.246/32")
+                    entry["map"] == "cilium_ipcache"
+                        && entry["text"].as_str().unwrap().starts_with("10.244.1.246/32")
                 });
                 let id = entry.unwrap()["id"].to_string();
                 // Prefix of 64 bits, family 1, address; identity 2735 behind 10.135.0.77.
@@ -433,7 +447,10 @@ fn each_thing_that_looks_wrong_is_said_where_it_is_and_only_there() {
         let lab = lab(topology).unwrap();
         let tracer = Tracer::new(&lab).unwrap();
         talk(&lab);
-        assert!(!rules(&path(&tracer, "httpbin", &[])).contains(&rule.to_owned()), "{rule} is said of a good way");
+        assert!(
+            !rules(&path(&tracer, "httpbin", &[])).contains(&rule.to_owned()),
+            "{rule} is said of a good way"
+        );
 
         let _held = break_it(&lab);
 
@@ -461,7 +478,8 @@ fn programs_that_hide_packets_from_others_are_named() {
             .into_iter()
             .map(|hook| {
                 let foreign = Foreign { hook, verdict: ForeignVerdict::Ok };
-                lab.attach_foreign(near(&lab).name(), curl.host_device(), Direction::Ingress, &foreign).unwrap()
+                lab.attach_foreign(near(&lab).name(), curl.host_device(), Direction::Ingress, &foreign)
+                    .unwrap()
             })
             .collect();
 
@@ -477,7 +495,12 @@ fn a_service_without_ready_endpoints_is_said_to_have_none() {
     let inventory = fs::read_to_string(tracer.inventory()).unwrap();
     let with = |change: fn(&mut Value)| {
         let mut list: Value = serde_saphyr::from_str(&inventory).unwrap();
-        list["items"].as_array_mut().unwrap().iter_mut().filter(|item| item["kind"] == "EndpointSlice").for_each(change);
+        list["items"]
+            .as_array_mut()
+            .unwrap()
+            .iter_mut()
+            .filter(|item| item["kind"] == "EndpointSlice")
+            .for_each(change);
         fs::write(tracer.inventory(), list.to_string()).unwrap();
         rules(&path(&tracer, "svc/httpbin", &[]))
     };

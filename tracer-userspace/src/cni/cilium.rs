@@ -124,7 +124,9 @@ pub fn ipcache_prefix(key: &[u8], address: IpAddr) -> Option<u32> {
         return None;
     }
     let (one, other) = match address {
-        IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, u128::from(ipv4_at(key, 8)?.to_bits()) << 96),
+        IpAddr::V4(address) => {
+            (u128::from(address.to_bits()) << 96, u128::from(ipv4_at(key, 8)?.to_bits()) << 96)
+        }
         IpAddr::V6(address) => (address.to_bits(), ipv6_at(key, 8)?.to_bits()),
     };
     let mask = u128::MAX.checked_shl(128_u32.checked_sub(bits)?).unwrap_or(0);
@@ -222,7 +224,8 @@ impl Metric {
     /// From an entry of [`METRICS`], whose values are one of each CPU.
     #[must_use]
     pub fn decode(key: &[u8], values: &[u8]) -> Option<Self> {
-        let counts = values.chunks_exact(16).filter_map(|value| value.first_chunk().copied().map(u64::from_le_bytes));
+        let counts =
+            values.chunks_exact(16).filter_map(|value| value.first_chunk().copied().map(u64::from_le_bytes));
         Some(Self { reason: *key.first()?, direction: *key.get(1)?, packets: counts.sum() })
     }
 

@@ -9,9 +9,9 @@ use aya::sys::{SyscallError, is_map_supported};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use thiserror::Error;
 
+use super::bpf;
 use super::btf::{Btf, Types};
 use super::drop_reasons;
-use super::bpf;
 
 /// Where the kernel shows its types.
 pub(super) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -194,14 +194,8 @@ impl RouteAnswer {
             libc::RTN_LOCAL => RouteKind::Local,
             other => RouteKind::Other(other),
         };
-        let mut answer = Self {
-            kind,
-            device: None,
-            gateway: None,
-            source: None,
-            table: u32::from(header[4]),
-            mtu: None,
-        };
+        let mut answer =
+            Self { kind, device: None, gateway: None, source: None, table: u32::from(header[4]), mtu: None };
         for (kind, value) in attributes(message.payload.get(header.len()..)?) {
             match kind {
                 libc::RTA_OIF => answer.device = read_u32(value),
@@ -378,9 +372,14 @@ mod tests {
     #[test]
     fn a_route_is_read_with_its_gateway_whatever_the_gateways_family() {
         let header = [2, 32, 0, 0, 254, 0, 0, libc::RTN_UNICAST, 0, 0, 0, 0];
-        let via: Vec<u8> = [[10, 0].as_slice(), &"fe80::1".parse::<std::net::Ipv6Addr>().unwrap().octets()].concat();
+        let via: Vec<u8> =
+            [[10, 0].as_slice(), &"fe80::1".parse::<std::net::Ipv6Addr>().unwrap().octets()].concat();
         let device = 7_u32.to_ne_bytes();
-        let mtu: Vec<u8> = [8_u16.to_ne_bytes(), 2_u16.to_ne_bytes()].concat().into_iter().chain(1450_u32.to_ne_bytes()).collect();
+        let mtu: Vec<u8> = [8_u16.to_ne_bytes(), 2_u16.to_ne_bytes()]
+            .concat()
+            .into_iter()
+            .chain(1450_u32.to_ne_bytes())
+            .collect();
         let answer = RouteAnswer::decode(&message(
             libc::RTM_NEWROUTE,
             header,

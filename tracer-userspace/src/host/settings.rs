@@ -76,9 +76,8 @@ pub fn settings(netns: &Netns) -> io::Result<Settings> {
 /// The namespace cannot be entered.
 pub fn reverse_path_filter(netns: &Netns, device: &str) -> io::Result<Option<u8>> {
     netns.run(|| {
-        let value = |device: &str| -> Option<u8> {
-            sysctl(&format!("ipv4/conf/{device}/rp_filter"))?.parse().ok()
-        };
+        let value =
+            |device: &str| -> Option<u8> { sysctl(&format!("ipv4/conf/{device}/rp_filter"))?.parse().ok() };
         Some(value(device)?.max(value("all")?))
     })
 }

@@ -360,7 +360,8 @@ impl SliceEntry {
         }
         let (mut addresses, mut not_ready) = (Vec::new(), Vec::new());
         for (index, endpoint) in object.endpoints.iter().flatten().enumerate() {
-            let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);
+            let is_ready =
+                endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);
             for (place, address) in endpoint.addresses.iter().flatten().enumerate() {
                 let field = || format!("endpoints[{index}].addresses[{place}]");
                 push_address(&mut addresses, field, address)?;

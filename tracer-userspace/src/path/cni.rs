@@ -161,10 +161,8 @@ impl Cni {
             .flat_map(|program| program.map_ids.iter().copied())
             .collect();
         // Maps are the machine's; those of a CNI that this node does not have are another node's.
-        let is_calicos = device
-            .into_iter()
-            .flat_map(Device::programs)
-            .any(|program| program.name.starts_with("cali_"));
+        let is_calicos =
+            device.into_iter().flat_map(Device::programs).any(|program| program.name.starts_with("cali_"));
         let is_here = |name: &str| if name.starts_with("cilium_") { self.is_ciliums } else { is_calicos };
         problems.extend(self.maps.iter().filter(|about| is_here(&about.name)).filter_map(unknown_layout));
         for layout in KNOWN.into_iter().filter(|layout| is_here(layout.name)) {

@@ -187,10 +187,20 @@ fn traits_of(side: &str, half: &Half, found: &mut Vec<(String, String)>) {
     add("kernel", half.kernel.clone());
     if let Some(pod) = &half.pod {
         add("pod's device", device(&pod.device));
-        add("pod's route", pod.route.route().map_or_else(|| pod.route.to_string(), |route| {
-            let gateway = route.gateway.map_or_else(|| "direct".to_owned(), |gateway| format!("via {gateway}"));
-            format!("{gateway} mtu {}", route.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string()))
-        }));
+        add(
+            "pod's route",
+            pod.route.route().map_or_else(
+                || pod.route.to_string(),
+                |route| {
+                    let gateway =
+                        route.gateway.map_or_else(|| "direct".to_owned(), |gateway| format!("via {gateway}"));
+                    format!(
+                        "{gateway} mtu {}",
+                        route.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string())
+                    )
+                },
+            ),
+        );
         add("pod's next hop", pod.next_hop.as_ref().map_or_else(|| "-".to_owned(), |hop| hop.state.clone()));
     }
     if let Some(on_node) = &half.device {
@@ -200,9 +210,17 @@ fn traits_of(side: &str, half: &Half, found: &mut Vec<(String, String)>) {
     if let Some(tunnel) = &half.outgoing.tunnel {
         add("tunnel", tunnel.device.name.clone());
         add("tunnel's far end", tunnel.remote.map_or_else(|| "-".to_owned(), |remote| remote.to_string()));
-        add("tunnel's VNI or key", tunnel.identifier.map_or_else(|| "-".to_owned(), |number| number.to_string()));
+        add(
+            "tunnel's VNI or key",
+            tunnel.identifier.map_or_else(|| "-".to_owned(), |number| number.to_string()),
+        );
     }
-    let nic = half.outgoing.tunnel.as_ref().and_then(|tunnel| tunnel.nic.as_ref()).or(half.outgoing.device.as_ref());
+    let nic = half
+        .outgoing
+        .tunnel
+        .as_ref()
+        .and_then(|tunnel| tunnel.nic.as_ref())
+        .or(half.outgoing.device.as_ref());
     if let Some(nic) = nic {
         add("NIC", format!("{} {}", nic.name, device(nic)));
         add("programs on the NIC", programs(nic));
@@ -220,6 +238,7 @@ fn device(device: &Device) -> String {
 /// Names and tags: the same program has the same tag on every node.
 fn programs(device: &Device) -> String {
     let names = device.programs().filter(|program| !program.ours);
-    let names: Vec<_> = names.map(|program| format!("{} {}", program.name, program.tag).trim().to_owned()).collect();
+    let names: Vec<_> =
+        names.map(|program| format!("{} {}", program.name, program.tag).trim().to_owned()).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

@@ -183,7 +183,10 @@ pub struct Program {
 pub enum Answer {
     Route(Route),
     /// The kernel's refusal, in words; its number.
-    Refused { why: String, errno: i32 },
+    Refused {
+        why: String,
+        errno: i32,
+    },
 }
 
 /// See [`crate::host::routes::RouteAnswer`].
@@ -252,9 +255,17 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {
     /// An address is a pod of this node.
-    Endpoint { address: IpAddr, ifindex: u32, mac: String, node_mac: String },
+    Endpoint {
+        address: IpAddr,
+        ifindex: u32,
+        mac: String,
+        node_mac: String,
+    },
     /// An address is behind a node, or here (`None`).
-    Behind { address: IpAddr, node: Option<IpAddr> },
+    Behind {
+        address: IpAddr,
+        node: Option<IpAddr>,
+    },
     Other,
 }
 

@@ -11,6 +11,9 @@ use crate::inventory::Inventory;
 /// How full connection tracking may be, in percent, before it is said.
 const CONNTRACK_FULL: u64 = 90;
 
+/// Of `rp_filter`.
+const STRICT: u8 = 1;
+
 /// Something an expert would point at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -86,7 +89,11 @@ fn routes(half: &Half, own: &End, other: &End) -> Vec<Finding> {
             Answer::Refused { errno, .. } if *errno == libc::EHOSTUNREACH && !forwards(half, other) => return,
             Answer::Refused { why, .. } => format!("{whose} has {why}"),
             Answer::Route(route) if !matches!(route.kind.as_str(), "unicast" | "local") => {
-                format!("{whose} throws packets to {} away: its route is of the type {}", name(other), route.kind)
+                format!(
+                    "{whose} throws packets to {} away: its route is of the type {}",
+                    name(other),
+                    route.kind
+                )
             }
             Answer::Route(_) => return,
         };
@@ -121,10 +128,14 @@ fn neighbours(half: &Half) -> Vec<Finding> {
     let hops: [(&str, Option<&Neighbour>); 4] = [
         ("the pod's next hop", half.pod.as_ref().and_then(|pod| pod.next_hop.as_ref())),
         ("the node's next hop", half.outgoing.next_hop.as_ref()),
-        ("the next hop of the tunnel's packets", half.outgoing.tunnel.as_ref().and_then(|tunnel| tunnel.next_hop.as_ref())),
+        (
+            "the next hop of the tunnel's packets",
+            half.outgoing.tunnel.as_ref().and_then(|tunnel| tunnel.next_hop.as_ref()),
+        ),
         ("the pod", half.incoming.neighbour.as_ref()),
     ];
-    let failed = hops.into_iter().filter_map(|(what, hop)| Some((what, hop.filter(|hop| is_unresolved(hop))?)));
+    let failed =
+        hops.into_iter().filter_map(|(what, hop)| Some((what, hop.filter(|hop| is_unresolved(hop))?)));
     failed
         .map(|(what, hop)| {
             let address = hop.address.map(|address| address.to_string()).unwrap_or_default();
@@ -180,7 +191,8 @@ fn hiding_programs(half: &Half) -> Vec<Finding> {
     let mut found = Vec::new();
     for (device, _) in devices_of(half) {
         for (hook, programs) in [("ingress", &device.ingress), ("egress", &device.egress)] {
-            let Some(place) = programs.iter().position(|program| !program.ours && decides_always(program)) else {
+            let Some(place) = programs.iter().position(|program| !program.ours && decides_always(program))
+            else {
                 continue;
             };
             let behind = &programs[place + 1..];
@@ -189,8 +201,11 @@ fn hiding_programs(half: &Half) -> Vec<Finding> {
             }
             let first = &programs[place];
             let names: Vec<_> = behind.iter().map(|program| program.name.as_str()).collect();
-            let evidence = programs.iter().map(|program| format!("{} {hook}: {}", program.attached, program.name));
-            let (rule, text) = if first.attached == "tcx" && behind.iter().all(|program| program.attached == "clsact") {
+            let evidence =
+                programs.iter().map(|program| format!("{} {hook}: {}", program.attached, program.name));
+            let (rule, text) = if first.attached == "tcx"
+                && behind.iter().all(|program| program.attached == "clsact")
+            {
                 (
                     "legacy-behind-tcx",
                     format!(
@@ -254,7 +269,11 @@ fn reverse_path(half: &Half, sender: Option<&Half>, other: &End) -> Option<Findi
     }
     let Arrival { device: from, accepted } = arrival(half, sender).0?;
     let Answer::Refused { why, errno } = accepted else { return None };
-    if *errno != libc::EXDEV {
+    let back = half.outgoing.route.as_ref().and_then(Answer::route);
+    let is_asymmetric = back.is_some_and(|route| route.ifindex != from.ifindex);
+    // Asked by netlink, the kernel gives a strict check's refusal one number or the other.
+    let is_refused = matches!(*errno, libc::EXDEV | libc::EINVAL);
+    if !(is_refused && is_asymmetric && from.rp_filter == Some(STRICT)) {
         return None;
     }
     let text = format!(
@@ -276,7 +295,10 @@ fn tunnel_end(half: &Half, inventory: &Inventory, other: &End) -> Option<Finding
         }
         let text = format!(
             "{} of node {} does not know behind which node {} is ({})",
-            tunnel.device.name, half.node, name(other), tunnel.told_by
+            tunnel.device.name,
+            half.node,
+            name(other),
+            tunnel.told_by
         );
         return Some(problem("tunnel-end-unknown", half, text, Vec::new()));
     };
@@ -457,8 +479,12 @@ fn endpoints(path: &Path) -> Option<Finding> {
         );
         return Some(said("no-endpoints", Level::Problem, text));
     }
-    let not_ready: Vec<String> =
-        service.endpoints.iter().filter(|endpoint| !endpoint.ready).map(|endpoint| endpoint.ip.to_string()).collect();
+    let not_ready: Vec<String> = service
+        .endpoints
+        .iter()
+        .filter(|endpoint| !endpoint.ready)
+        .map(|endpoint| endpoint.ip.to_string())
+        .collect();
     if not_ready.is_empty() {
         return None;
     }

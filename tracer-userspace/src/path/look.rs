@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::cni::Cni;
 use super::facts::{
-    Answer, Arrival, Device, Half, Incoming, Neighbour, NodeSettings, Outgoing, PodSide, Program, Question, Route, Rule,
-    TunnelHop, TunnelKind,
+    Answer, Arrival, Device, Half, Incoming, Neighbour, NodeSettings, Outgoing, PodSide, Program, Question,
+    Route, Rule, TunnelHop, TunnelKind,
 };
 use super::services;
 use crate::host::links::{self, Link, Snapshot};
@@ -109,13 +109,15 @@ impl<'a> Looker<'a> {
     fn look_into_pod(&mut self, pod: &LocalPod) -> io::Result<()> {
         let Some(interface) = &pod.interface else { return Ok(()) };
         let inside = links::dump(&pod.netns)?;
-        let interface = inside.links.iter().find(|link| link.ifindex == interface.ifindex).unwrap_or(interface);
+        let interface =
+            inside.links.iter().find(|link| link.ifindex == interface.ifindex).unwrap_or(interface);
         let mut routing = Routing::open(&pod.netns)?;
         // Without a source: that it takes this address is part of the answer.
         let question = RouteQuestion::to(self.question.addressed, None);
         let route = answer(&mut routing, &question, &inside);
         let neighbours = routing.neighbours()?;
-        let next_hop = route.route().map(|route| next_hop(route, self.question.addressed, &neighbours, &inside));
+        let next_hop =
+            route.route().map(|route| next_hop(route, self.question.addressed, &neighbours, &inside));
         let device = device(&pod.netns, interface, &mut self.half.problems);
         self.half.pod = Some(PodSide {
             pod: format!("{}/{}", pod.pod.namespace, pod.pod.name),
@@ -174,16 +176,26 @@ impl<'a> Looker<'a> {
         let hop = outgoing.next_hop.as_ref()?;
         if matches!(device.kind.as_str(), "ipip" | "sit" | "gre" | "ip6tnl") {
             // Without a far end of its own, the next hop is it (route `via NODE dev tunl0 onlink`).
-            let remote = outgoing.route.as_ref().and_then(Answer::route).and_then(|route| route.gateway).or(Some(target));
+            let remote = outgoing
+                .route
+                .as_ref()
+                .and_then(Answer::route)
+                .and_then(|route| route.gateway)
+                .or(Some(target));
             return Some(self.tunnel(device, remote, "route", identifier));
         }
         let entry = self.fdb.iter().find(|entry| {
-            entry.device == device.ifindex && !hop.mac.is_empty() && mac(&entry.mac) == hop.mac && entry.remote.is_some()
+            entry.device == device.ifindex
+                && !hop.mac.is_empty()
+                && mac(&entry.mac) == hop.mac
+                && entry.remote.is_some()
         });
         // Where no entry has the MAC, the one of all zeros takes everything.
         let default = || {
             self.fdb.iter().find(|entry| {
-                entry.device == device.ifindex && entry.mac.iter().all(|byte| *byte == 0) && entry.remote.is_some()
+                entry.device == device.ifindex
+                    && entry.mac.iter().all(|byte| *byte == 0)
+                    && entry.remote.is_some()
             })
         };
         let remote = entry.or_else(default).and_then(|entry| entry.remote);
@@ -226,7 +238,9 @@ impl<'a> Looker<'a> {
         if let Some(route) = route.route().filter(|route| route.kind == "unicast") {
             let neighbour = next_hop(route, own, &self.neighbours, &self.snapshot);
             let port = self.fdb.iter().find(|entry| {
-                entry.bridge == Some(route.ifindex) && !neighbour.mac.is_empty() && mac(&entry.mac) == neighbour.mac
+                entry.bridge == Some(route.ifindex)
+                    && !neighbour.mac.is_empty()
+                    && mac(&entry.mac) == neighbour.mac
             });
             incoming.bridge_port = port.map(|entry| self.name(entry.device));
             incoming.neighbour = Some(neighbour);
@@ -235,12 +249,8 @@ impl<'a> Looker<'a> {
         incoming.route = Some(route);
         for ifindex in self.arrivals() {
             let Some(device) = self.device(ifindex) else { continue };
-            let question = RouteQuestion {
-                destination: own,
-                source: Some(target),
-                from_device: Some(ifindex),
-                mark: 0,
-            };
+            let question =
+                RouteQuestion { destination: own, source: Some(target), from_device: Some(ifindex), mark: 0 };
             let accepted = answer(&mut self.routing, &question, &self.snapshot);
             incoming.arrivals.push(Arrival { device, accepted });
         }
@@ -255,7 +265,8 @@ impl<'a> Looker<'a> {
             outgoing.tunnel.as_ref().and_then(|tunnel| tunnel.nic.as_ref()).map(|nic| nic.ifindex),
             outgoing.device.as_ref().map(|device| device.ifindex),
         ];
-        let tunnels = self.snapshot.links.iter().filter(|link| is_tunnel(&link.kind)).map(|link| link.ifindex);
+        let tunnels =
+            self.snapshot.links.iter().filter(|link| is_tunnel(&link.kind)).map(|link| link.ifindex);
         let mut found: Vec<u32> = of_way.into_iter().flatten().chain(tunnels).collect();
         found.extend(&self.snapshot.default_route_devices);
         let own = [self.half.device.as_ref(), self.half.bridge.as_ref()];
@@ -350,11 +361,18 @@ fn refusal(error: &io::Error, question: &RouteQuestion) -> String {
     let from = question.source.map(|source| format!(" from {source}")).unwrap_or_default();
     match error.raw_os_error() {
         Some(libc::ENETUNREACH) => format!("no route to {to}{from}"),
-        Some(libc::EHOSTUNREACH) => format!("{to}{from} is unreachable, as a route or rule says, or forwarding is off"),
+        Some(libc::EHOSTUNREACH) => {
+            format!("{to}{from} is unreachable, as a route or rule says, or forwarding is off")
+        }
         Some(libc::EACCES) => format!("{to}{from} is prohibited by a route or rule"),
-        Some(libc::EINVAL) => format!("packets to {to}{from} are thrown away (blackhole, or an address that none may have)"),
-        Some(libc::EXDEV) => {
-            format!("packets to {to}{from} are refused on this device: the way back is another one (rp_filter)")
+        Some(libc::EXDEV | libc::EINVAL) if question.from_device.is_some() => {
+            format!(
+                "packets to {to}{from} are refused on this device: the way back is another one (rp_filter), or such an \
+                 address none may have"
+            )
+        }
+        Some(libc::EINVAL) => {
+            format!("packets to {to}{from} are thrown away (blackhole, or an address that none may have)")
         }
         _ => format!("no answer about {to}{from}: {error}"),
     }

@@ -154,7 +154,10 @@ impl<'a> Seeker<'a> {
         };
         let (near, far) = (take(near), take(far));
         if near.is_none() && far.is_none() {
-            return Err(Failure::Failed(format!("nothing of the way is visible:\n  - {}", notes.join("\n  - "))));
+            return Err(Failure::Failed(format!(
+                "nothing of the way is visible:\n  - {}",
+                notes.join("\n  - ")
+            )));
         }
         notes.dedup();
         Ok(Path::of(from, to, service, near, far, notes))
@@ -200,7 +203,8 @@ impl<'a> Seeker<'a> {
         let steps = if goes_there { &path.there } else { &path.back };
         let id = trajectory["id"].as_u64().unwrap_or_default();
         let way = if goes_there { "there" } else { "back" };
-        let title = format!("packet {id}, {way}, beside the way (- expected and not seen, + seen and not expected)");
+        let title =
+            format!("packet {id}, {way}, beside the way (- expected and not seen, + seen and not expected)");
         Ok(Compared::Packet { title, lines: with_trajectory(steps, &trajectory) })
     }
 }
@@ -241,7 +245,9 @@ fn read(path: &FilePath) -> Result<String, Failure> {
 
 fn half_here(site: &Site, kernel: &str, question: &Question, end: &End) -> Result<Half, String> {
     look(site.survey(), kernel, question).map_err(|error| match &end.node {
-        Some(node) => format!("{}, on node {node}: {error}; run tracer there, or without --local by agents", words(end)),
+        Some(node) => {
+            format!("{}, on node {node}: {error}; run tracer there, or without --local by agents", words(end))
+        }
         None => format!("{}: {error}: what is behind it cannot be seen", words(end)),
     })
 }
@@ -265,9 +271,10 @@ async fn half_of_agent(
     match timeout(ANSWER, asked).await {
         Ok(Ok(half)) => Ok(half),
         Ok(Err(error)) => Err(format!("the agent of node {node} (pod {namespace}/{pod}) {error}")),
-        Err(_) => {
-            Err(format!("the agent of node {node} (pod {namespace}/{pod}) did not answer within {} s", ANSWER.as_secs()))
-        }
+        Err(_) => Err(format!(
+            "the agent of node {node} (pod {namespace}/{pod}) did not answer within {} s",
+            ANSWER.as_secs()
+        )),
     }
 }
 
@@ -284,13 +291,15 @@ fn ask_of_nobody(inventory: &Inventory, asked: &SelectionArgs) -> Option<Result<
         Err(failure) => return Some(Err(failure)),
     };
     let pod = selection.a.pods.first().and_then(|pod| inventory.pods().find(|entry| entry.pod == *pod));
-    let namespace = asked.namespace.as_deref().or(pod.map(|entry| entry.pod.namespace.as_str())).unwrap_or("default");
+    let namespace =
+        asked.namespace.as_deref().or(pod.map(|entry| entry.pod.namespace.as_str())).unwrap_or("default");
     let (namespace, name) = name.split_once('/').unwrap_or((namespace, name));
     let entry = inventory.service(namespace, name)?;
     let port = entry.ports.first().map(|port| port.port);
     let own = addresses(pod, &selection.a.addresses);
-    let (own, ip) =
-        own.into_iter().find_map(|own| Some((own, entry.addresses().find(|ip| ip.is_ipv4() == own.is_ipv4())?)))?;
+    let (own, ip) = own
+        .into_iter()
+        .find_map(|own| Some((own, entry.addresses().find(|ip| ip.is_ipv4() == own.is_ipv4())?)))?;
     let service = service_end(inventory, entry, port, ip);
     let near = Question { own, addressed: ip, target: ip, port, protocol: 6 };
     let far = Question { own: ip, addressed: own, target: own, port: None, protocol: 6 };
@@ -306,7 +315,10 @@ fn ask(inventory: &Inventory, selection: &Selection) -> Result<Asked, Failure> {
         let pod = end.pods.first()?;
         if end.pods.len() > 1 && end.kind == EndKind::Pod {
             let (name, count) = (&pod.name, end.pods.len());
-            notes.push(format!("{} is {count} pods; this is the way of the first, {}/{name}", end.name, pod.namespace));
+            notes.push(format!(
+                "{} is {count} pods; this is the way of the first, {}/{name}",
+                end.name, pod.namespace
+            ));
         }
         inventory.pods().find(|entry| entry.pod == *pod)
     };
@@ -317,7 +329,9 @@ fn ask(inventory: &Inventory, selection: &Selection) -> Result<Asked, Failure> {
     for own in own {
         let addressed = match &service {
             Some((entry, _)) => entry.addresses().find(|address| family(address) == family(&own)),
-            None => addresses(target_pod, &b.addresses).into_iter().find(|address| family(address) == family(&own)),
+            None => addresses(target_pod, &b.addresses)
+                .into_iter()
+                .find(|address| family(address) == family(&own)),
         };
         let Some(addressed) = addressed else { continue };
         let service = service.as_ref().map(|(entry, port)| service_end(inventory, entry, *port, addressed));
@@ -325,12 +339,22 @@ fn ask(inventory: &Inventory, selection: &Selection) -> Result<Asked, Failure> {
         let target = chosen.map_or(addressed, |endpoint| endpoint.ip);
         if let Some(service) = service.as_ref().filter(|service| service.endpoints.len() > 1) {
             let count = service.endpoints.len();
-            notes.push(format!("{} has {count} endpoints; this is the way to the first, {target}", service.name));
+            notes.push(format!(
+                "{} has {count} endpoints; this is the way to the first, {target}",
+                service.name
+            ));
         }
         let port = service.as_ref().and_then(|service| service.port);
         let near = Question { own, addressed, target, port, protocol: 6 };
         let far = Question { own: target, addressed: own, target: own, port: None, protocol: 6 };
-        return Ok(Asked { from: end_at(inventory, own), to: end_at(inventory, target), service, near, far, notes });
+        return Ok(Asked {
+            from: end_at(inventory, own),
+            to: end_at(inventory, target),
+            service,
+            near,
+            far,
+            notes,
+        });
     }
     Err(Failure::Failed(format!(
         "{} and {} have no addresses of one family: the one has IPv4, the other IPv6",
@@ -379,7 +403,8 @@ fn service_end(inventory: &Inventory, entry: &ServiceEntry, port: Option<u16>, i
     let name = entry.ports.iter().find(|known| Some(known.port) == port).map(|port| port.name.as_str());
     let mut endpoints = Vec::new();
     for slice in inventory.slices(&entry.service) {
-        let target = slice.ports.iter().find(|target| Some(target.name.as_str()) == name).map(|target| target.port);
+        let target =
+            slice.ports.iter().find(|target| Some(target.name.as_str()) == name).map(|target| target.port);
         for address in slice.addresses.iter().filter(|address| address.is_ipv4() == ip.is_ipv4()) {
             let ready = !slice.not_ready.contains(address);
             endpoints.push(Endpoint { ip: *address, port: target, ready });

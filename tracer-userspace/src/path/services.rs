@@ -26,7 +26,11 @@ pub(super) fn translations(question: &Question, found: &Translators, cni: &Cni) 
             }
         };
         by_map("Cilium", "cilium_lb4_services_v2", cni.cilium_service(service, question.protocol));
-        by_map("Calico eBPF", "cali_v4_nat_fe3", cni.calico_service(service, question.protocol, question.own));
+        by_map(
+            "Calico eBPF",
+            "cali_v4_nat_fe3",
+            cni.calico_service(service, question.protocol, question.own),
+        );
     }
     all.extend(by_rules(found));
     all.extend(by_ipvs(question, found));

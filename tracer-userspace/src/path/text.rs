@@ -169,7 +169,9 @@ fn draw(out: &mut impl Write, path: &Path) -> io::Result<()> {
     let right = column(path.far.as_ref(), &path.to, one_node);
     let height = left.len().max(right.len());
     let title = |half: Option<&Half>, end: &End| {
-        half.map(|half| half.node.clone()).or_else(|| end.node.clone()).unwrap_or_else(|| "outside".to_owned())
+        half.map(|half| half.node.clone())
+            .or_else(|| end.node.clone())
+            .unwrap_or_else(|| "outside".to_owned())
     };
     let gap = " ".repeat(WIRE);
     let line = format!("+{}+", "-".repeat(BOX - 2));
@@ -218,7 +220,9 @@ fn column(half: Option<&Half>, end: &End, one_node: bool) -> Vec<String> {
     }
     if let Some(device) = &half.device {
         rows.extend([between.clone(), link(device)]);
-        rows.extend(device.programs().filter(|program| !program.ours).map(|program| format!("    {}", program.name)));
+        rows.extend(
+            device.programs().filter(|program| !program.ours).map(|program| format!("    {}", program.name)),
+        );
     }
     if let Some(bridge) = &half.bridge {
         rows.extend([between.clone(), format!("{} bridge", link(bridge))]);
@@ -229,7 +233,8 @@ fn column(half: Option<&Half>, end: &End, one_node: bool) -> Vec<String> {
     match &half.outgoing.tunnel {
         Some(tunnel) => {
             let vni = tunnel.identifier.map(|identifier| format!(" VNI {identifier}")).unwrap_or_default();
-            let vni = if matches!(tunnel.device.kind.as_str(), "vxlan" | "geneve") { vni } else { String::new() };
+            let vni =
+                if matches!(tunnel.device.kind.as_str(), "vxlan" | "geneve") { vni } else { String::new() };
             rows.extend([between.clone(), format!("{}{vni}", link(&tunnel.device))]);
             rows.extend(tunnel.nic.iter().flat_map(|nic| [between.clone(), nic_row(nic)]));
         }

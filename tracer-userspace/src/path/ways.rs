@@ -109,10 +109,11 @@ impl Path {
 /// From the sender's pod to the receiver's. A half that is missing leaves out its part.
 fn way(sender: Option<&Half>, receiver: Option<&Half>, to: &End) -> Vec<Step> {
     let mut steps = Vec::new();
-    if let Some(half) = sender {
-        steps.extend(leave(half));
-    }
     let is_one_node = sender.zip(receiver).is_some_and(|(one, other)| one.node == other.node);
+    let is_switched = is_one_node && bridge_of(sender).is_some() && bridge_of(sender) == bridge_of(receiver);
+    if let Some(half) = sender {
+        steps.extend(leave(half, is_switched));
+    }
     if !is_one_node {
         if let Some(half) = sender {
             steps.extend(send(half, to));
@@ -122,13 +123,17 @@ fn way(sender: Option<&Half>, receiver: Option<&Half>, to: &End) -> Vec<Step> {
         }
     }
     if let Some(half) = receiver {
-        steps.extend(deliver(half, sender, is_one_node));
+        steps.extend(deliver(half, sender, is_one_node, is_switched));
     }
     steps
 }
 
-/// Out of the pod and into its node.
-fn leave(half: &Half) -> Vec<Step> {
+fn bridge_of(half: Option<&Half>) -> Option<u32> {
+    half?.bridge.as_ref().map(|bridge| bridge.ifindex)
+}
+
+/// Out of the pod and into its node. What is switched between two ports of a bridge does not come to the bridge itself.
+fn leave(half: &Half, is_switched: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     if let Some(pod) = &half.pod {
         let mut evidence = vec![format!("found: the pod {}", pod.found), format!("route: {}", pod.route)];
@@ -154,7 +159,7 @@ fn leave(half: &Half) -> Vec<Step> {
             .unwrap_or_else(|| "enters the node".to_owned());
         steps.push(step(half, None, device, Direction::Ingress, what, evidence));
     }
-    if let Some(bridge) = &half.bridge {
+    if let Some(bridge) = half.bridge.as_ref().filter(|_| !is_switched) {
         let evidence = hook(bridge, Direction::Ingress);
         steps.push(step(half, None, bridge, Direction::Ingress, "is the pods' bridge".to_owned(), evidence));
     }
@@ -172,7 +177,8 @@ fn send(half: &Half, to: &End) -> Vec<Step> {
         evidence.extend(of_maps(half, to.ip));
         evidence.extend(tunnel_words(tunnel, outgoing.next_hop.as_ref()));
         evidence.extend(hook(&tunnel.device, Direction::Egress));
-        let far = tunnel.remote.map_or_else(|| "an end that is not known".to_owned(), |remote| remote.to_string());
+        let far =
+            tunnel.remote.map_or_else(|| "an end that is not known".to_owned(), |remote| remote.to_string());
         let node = to.node.as_deref().map(|node| format!(" ({node})")).unwrap_or_default();
         let what = format!("packs it for {far}{node}");
         steps.push(step(half, None, &tunnel.device, Direction::Egress, what, std::mem::take(&mut evidence)));
@@ -180,7 +186,14 @@ fn send(half: &Half, to: &End) -> Vec<Step> {
             evidence.extend(tunnel.route.iter().map(|route| format!("route of the tunnel: {route}")));
             evidence.extend(tunnel.next_hop.iter().map(|hop| format!("next hop: {}", neighbour(hop))));
             evidence.extend(hook(nic, Direction::Egress));
-            steps.push(step(half, None, nic, Direction::Egress, "leaves the node, packed".to_owned(), evidence));
+            steps.push(step(
+                half,
+                None,
+                nic,
+                Direction::Egress,
+                "leaves the node, packed".to_owned(),
+                evidence,
+            ));
         }
         return steps;
     }
@@ -188,7 +201,14 @@ fn send(half: &Half, to: &End) -> Vec<Step> {
         evidence.extend(of_maps(half, to.ip));
         evidence.extend(outgoing.next_hop.iter().map(|hop| format!("next hop: {}", neighbour(hop))));
         evidence.extend(hook(device, Direction::Egress));
-        steps.push(step(half, None, device, Direction::Egress, "leaves the node as it is".to_owned(), evidence));
+        steps.push(step(
+            half,
+            None,
+            device,
+            Direction::Egress,
+            "leaves the node as it is".to_owned(),
+            evidence,
+        ));
     }
     steps
 }
@@ -208,7 +228,9 @@ pub fn arrival<'a>(half: &'a Half, sender: Option<&Half>) -> (Option<&'a Arrival
     let Some(sent) = sent else {
         // Unpacked, by the NIC.
         let nic = nic.or(half.outgoing.device.as_ref().filter(|device| device.tunnel.is_none()));
-        let nic = nic.or_else(|| arrivals.iter().map(|arrival| &arrival.device).find(|device| device.tunnel.is_none()));
+        let nic = nic.or_else(|| {
+            arrivals.iter().map(|arrival| &arrival.device).find(|device| device.tunnel.is_none())
+        });
         return (nic.and_then(|nic| at(nic.ifindex)), None);
     };
     let is_its_like = |device: &Device| {
@@ -219,7 +241,8 @@ pub fn arrival<'a>(half: &'a Half, sender: Option<&Half>) -> (Option<&'a Arrival
         of(device) == of(sent)
     };
     let by = arrivals.iter().find(|arrival| is_its_like(&arrival.device));
-    let nic = nic.or_else(|| arrivals.iter().map(|arrival| &arrival.device).find(|device| device.tunnel.is_none()));
+    let nic =
+        nic.or_else(|| arrivals.iter().map(|arrival| &arrival.device).find(|device| device.tunnel.is_none()));
     (by, nic)
 }
 
@@ -245,20 +268,20 @@ fn receive(half: &Half, sender: Option<&Half>) -> Vec<Step> {
 }
 
 /// From the node into the pod.
-fn deliver(half: &Half, sender: Option<&Half>, is_one_node: bool) -> Vec<Step> {
+fn deliver(half: &Half, sender: Option<&Half>, is_one_node: bool, is_switched: bool) -> Vec<Step> {
     let beside = sender.filter(|_| is_one_node);
     let mut steps = Vec::new();
     let Some(pod) = &half.pod else { return steps };
     let incoming = &half.incoming;
-    let mut evidence: Vec<String> = beside.into_iter().flat_map(|sender| sender.services.iter().map(translation)).collect();
+    let mut evidence: Vec<String> =
+        beside.into_iter().flat_map(|sender| sender.services.iter().map(translation)).collect();
     evidence.extend(incoming.route.iter().map(|route| format!("route on the node: {route}")));
     evidence.extend(incoming.neighbour.iter().map(|hop| format!("the pod: {}", neighbour(hop))));
     if let Some(device) = &half.device {
         if let Some(bridge) = &half.bridge {
-            let is_switched = beside.is_some_and(|sender| {
-                sender.bridge.as_ref().is_some_and(|other| other.ifindex == bridge.ifindex)
-            });
-            evidence.extend(incoming.bridge_port.iter().map(|port| format!("the bridge has the pod's MAC at {port}")));
+            evidence.extend(
+                incoming.bridge_port.iter().map(|port| format!("the bridge has the pod's MAC at {port}")),
+            );
             if !is_switched {
                 let mut on_bridge = std::mem::take(&mut evidence);
                 on_bridge.extend(hook(bridge, Direction::Egress));
@@ -338,7 +361,11 @@ fn hook(device: &Device, direction: Direction) -> Vec<String> {
     if on_hook.is_empty() {
         lines.push(format!("no program on {}", direction.word()));
     }
-    lines.extend(on_hook.iter().map(|program| format!("{} {}: {}", program.attached, direction.word(), words(program))));
+    lines.extend(
+        on_hook
+            .iter()
+            .map(|program| format!("{} {}: {}", program.attached, direction.word(), words(program))),
+    );
     lines
 }
 
@@ -396,7 +423,9 @@ fn decides(programs: &[Program]) -> Option<String> {
             name if name.starts_with("cil_from_container") => {
                 "Cilium looks the destination up, asks its policy, and packs and redirects it or hands it to the stack"
             }
-            name if name.starts_with("cil_from_overlay") => "Cilium unpacks it and hands it to the pod, if policy allows",
+            name if name.starts_with("cil_from_overlay") => {
+                "Cilium unpacks it and hands it to the pod, if policy allows"
+            }
             name if name.starts_with("cil_from_netdev") => "Cilium takes it from the wire",
             name if name.starts_with("cali_tc_") => "Calico asks its policy and forwards it",
             _ => return None,
@@ -441,7 +470,9 @@ fn translation(found: &super::facts::Translation) -> String {
 /// Entries of the CNI's maps about an address.
 fn of_maps(half: &Half, address: IpAddr) -> Vec<String> {
     let is_about = |entry: &&super::facts::Entry| match &entry.what {
-        EntryKind::Endpoint { address: about, .. } | EntryKind::Behind { address: about, .. } => *about == address,
+        EntryKind::Endpoint { address: about, .. } | EntryKind::Behind { address: about, .. } => {
+            *about == address
+        }
         EntryKind::Other => entry.text.contains(&address.to_string()),
     };
     half.entries.iter().filter(is_about).map(|entry| format!("{}: {}", entry.map, entry.text)).collect()
@@ -452,7 +483,10 @@ fn tunnel_words(tunnel: &TunnelHop, hop: Option<&Neighbour>) -> Vec<String> {
     let kind = &tunnel.device.kind;
     let mut text = format!("tunnel: {kind}");
     if let Some(identifier) = tunnel.identifier {
-        text.push_str(&format!(" {} {identifier}", if kind == "vxlan" || kind == "geneve" { "VNI" } else { "key" }));
+        text.push_str(&format!(
+            " {} {identifier}",
+            if kind == "vxlan" || kind == "geneve" { "VNI" } else { "key" }
+        ));
     }
     if let Some(port) = tunnel.device.tunnel.as_ref().and_then(|kind| kind.port) {
         text.push_str(&format!(" to UDP port {port}"));

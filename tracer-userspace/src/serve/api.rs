@@ -45,7 +45,10 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Call {
     Describe(oneshot::Sender<Description>),
-    Look { question: Question, answer: oneshot::Sender<Result<Half, LookError>> },
+    Look {
+        question: Question,
+        answer: oneshot::Sender<Result<Half, LookError>>,
+    },
     Observe {
         key: TraceKey,
         secret: Vec<u8>,

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use aya::programs::SchedClassifier;
 
-use crate::host::netns::Netns;
 use crate::host::bpf::{NETKIT_PEER, TCX_EGRESS, TCX_INGRESS};
+use crate::host::netns::Netns;
 
 const BPF_LINK_CREATE: libc::c_long = 28;
 /// Without naming another program: before all that are there.

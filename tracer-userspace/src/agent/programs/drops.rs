@@ -8,8 +8,8 @@ use aya::{Btf, BtfError};
 use tracer_common::outcome::{DROP_OUTCOME_COUNT, DropOutcome};
 
 use super::{LoadError, Programs, source_chain};
-use crate::host::drop_reasons::TRACEPOINT;
 use crate::host::bpf;
+use crate::host::drop_reasons::TRACEPOINT;
 
 const PROGRAM: &str = "tracer_drop";
 
