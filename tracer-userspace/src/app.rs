@@ -146,7 +146,11 @@ fn start_logging(command: &Command) {
         (false, _) => "warn,tracer_ebpf=trace",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("TRACER_LOG").unwrap_or_else(|_| default.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
 }
 
 /// Whether the output is to be coloured (<https://no-color.org>).

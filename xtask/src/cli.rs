@@ -21,7 +21,7 @@ usage: cargo xtask COMMAND
   demo [ARGUMENT...]
       Two nodes and their pods in network namespaces, a real curl, and its packets hop by hop.
       The arguments go to `tracer-lab demo`: --topology NAME (an unknown NAME lists them), --service,
-      --ipv6, and behind -- those of `tracer follow`. Needs root (asks sudo).
+      --ipv6, --path (the way before there is a packet), and behind -- those of `tracer follow`. Needs root (asks sudo).
   test [FILTER] [--only STEP] [--attach tcx|clsact]
       Everything that CI runs. FILTER: only tests whose name contains it, without lint, doc tests and fuzzing.
       STEP: fmt, clippy, rules, build, unit, doc, fuzz, lab or integration, agents or chart. Those with packets need root.

@@ -1,6 +1,7 @@
 //! `tracer follow` by agents: names from a double of the Kubernetes API, records through its port-forward.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
+use serde_json::{Value, json};
 use tracer_agents::{Installed, SOON, get};
 use tracer_api_double::Rule;
 use tracer_integration::{Trajectory, run_to_its_end};
@@ -73,6 +74,41 @@ fn a_node_without_an_agent_is_a_line_in_the_answer() {
         told.iter().filter(|told| told.hops.len() == 4).count() >= 9
     });
     follow.stop().unwrap();
+}
+
+#[test]
+fn the_way_is_asked_of_the_agents_of_both_nodes_and_a_node_without_one_is_a_note() {
+    let mut installed = Installed::new().unwrap();
+    let (curl, httpbin) = (installed.lab.pod("curl"), installed.lab.pod("httpbin"));
+    let path = |installed: &Installed| {
+        let arguments = ["--pod", "curl", "--to", "svc/httpbin", "-o", "json"];
+        let output = run_to_its_end(&mut installed.command("ann", "path", &arguments).unwrap()).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    get(&curl, &httpbin, "/bytes/100");
+
+    let way = path(&installed);
+
+    assert_eq!(way["there"].as_array().unwrap().len(), 8, "{way:#}");
+    assert_eq!(way["findings"], json!([]));
+    assert_eq!(way["near"]["node"], installed.lab.node_of(&curl).name());
+    assert_eq!(way["far"]["node"], installed.lab.node_of(&httpbin).name());
+    // No packet was followed, and so nothing is attached and nothing asked for.
+    assert_eq!(installed.names("packettraces.tracer.dev"), []);
+
+    let node = installed.lab.node_of(&httpbin).name().to_owned();
+    let at = installed.lab.nodes().iter().position(|other| other.name() == node).unwrap();
+    drop(installed.agents.remove(at));
+    installed.cluster.api.remove("pods", "tracer-system", &format!("tracer-agent-{node}"));
+
+    let way = path(&installed);
+    assert!(way["far"].is_null() && !way["near"].is_null());
+    assert!(
+        way["notes"][0].as_str().unwrap().contains(&format!("node {node} has no agent")),
+        "{}",
+        way["notes"]
+    );
 }
 
 #[test]

@@ -61,8 +61,8 @@ fn packets_that_are_masqueraded_to_the_nodes_address_are_followed_on_under_it() 
     let other = installed.lab.nodes().iter().find(|node| node.name() != own.name()).unwrap();
     // As CNI plugins do for what leaves the cluster's networks.
     let rules = format!(
-        "table ip masquerade {{ chain postrouting {{ type nat hook postrouting priority srcnat; \
-         ip saddr {} ip daddr {} masquerade; }} }}",
+        "table ip cni {{ chain postrouting {{ type nat hook postrouting priority srcnat; \
+         ip saddr {} ip daddr {} masquerade; }}; }}",
         curl.ipv4(),
         other.ipv4()
     );

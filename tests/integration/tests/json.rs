@@ -90,3 +90,24 @@ fn what_the_schema_does_not_have_is_found() {
     let found = std::panic::catch_unwind(|| kinds(&[summary.to_owned()]));
     assert!(found.is_err(), "the check can fail");
 }
+
+#[test]
+fn ways_are_as_the_schema_says() {
+    let lab = lab(Topology::CiliumLegacyRouting).unwrap();
+    let tracer = Tracer::new(&lab).unwrap();
+    lab.pod("curl").ping(lab.pod("httpbin").ipv4().into(), 1).unwrap();
+    let way = |arguments: &[&str]| {
+        let output =
+            tracer.run("path", &[&["--pod", "curl", "-o", "json", "--to"], arguments].concat()).unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+
+    let lines = [
+        way(&["httpbin"]),
+        way(&["svc/httpbin"]),
+        way(&["httpbin-local", "--diff", "pod/httpbin"]),
+        way(&["192.0.2.1"]),
+    ];
+
+    assert_eq!(kinds(&lines), "path");
+}

@@ -129,7 +129,13 @@ pub fn of_node(node: &str, answer: &Result<NodeAnswer, String>) -> Vec<Finding> 
     }
     // What could not be looked at matters where something was not found.
     let is_missing = |place: &PodPlace| place.evidence.is_empty();
-    let level = if description.places.iter().any(is_missing) { Finding::problem } else { Finding::note };
+    let is_blind = description.pods_found < description.pods;
+    if is_blind && description.pods_found == 0 {
+        let text = format!("none of its {} pods is found: nothing of them can be followed", description.pods);
+        findings.push(Finding::problem(node, text));
+    }
+    let level =
+        if is_blind || description.places.iter().any(is_missing) { Finding::problem } else { Finding::note };
     findings.extend(description.problems.iter().map(|problem| level(node, problem.clone())));
     for place in &description.places {
         let level = if is_missing(place) { Finding::problem } else { Finding::note };

@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kube::api::{Api, DynamicObject, ListParams};
 use tokio::sync::{mpsc, watch};
@@ -23,10 +24,12 @@ use super::trace::Trace;
 use super::wanted::resolve;
 use crate::app::{Failure, notice};
 use crate::cli::{RunArgs, SelectionArgs};
+use crate::inventory::Inventory;
 use crate::kubernetes::agents::Agents;
 use crate::kubernetes::cluster::{Access, Attempt, Cluster, resource_of};
 use crate::kubernetes::watch::{Change, Told, objects};
 use crate::node::site::{Names, monotonic_ns};
+use crate::trajectory::model::PodRef;
 
 /// The kinds that names are made of, as RBAC calls them.
 const KINDS: [(Kind, &str); 4] = [
@@ -57,6 +60,7 @@ pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
         for note in &selection.notes {
             notice(&format!("note: {note}"));
         }
+        feed.names.with(|inventory| refuse_host_network(inventory, &selection))?;
         let joining = Joining::new(args, telling, &selection, feed.names.clone(), monotonic_ns())?;
         let trace = Trace::make(&cluster, &selection, telling.capture_bytes()).await?;
         let kept = feed.follow(&cluster, &args.cluster.agents_namespace, trace, &selection).await?;
@@ -65,6 +69,20 @@ pub fn run(args: &RunArgs, telling: Telling<'_>) -> Result<(), Failure> {
         let _ = kept.await;
         result
     })
+}
+
+/// Agents follow pods by their own addresses, and these have their node's: said before anything is asked for.
+fn refuse_host_network(inventory: &Inventory, selection: &Selection) -> Result<(), Failure> {
+    let is_hosts =
+        |pod: &&Arc<PodRef>| inventory.pods().any(|entry| entry.pod == **pod && entry.host_network);
+    match selection.a.pods.iter().find(is_hosts) {
+        None => Ok(()),
+        Some(pod) => Err(Failure::Failed(format!(
+            "pod {}/{} uses its node's network: its packets have the node's addresses, as those of everybody there, so agents \
+             do not follow it; name it by --to and the other end by --pod, or follow on the node itself (--local)",
+            pod.namespace, pod.name
+        ))),
+    }
 }
 
 async fn open(access: &Access, asked: &SelectionArgs) -> Result<(Cluster, Feed), Failure> {

@@ -43,11 +43,15 @@ pub(super) fn expression(text: Option<&str>) -> Result<Option<Expression>, Failu
 
 /// Runs `work` to its end, on one thread.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    runtime()?.block_on(work)
+}
+
+/// For work in several steps: what a step has opened lives as long as the runtime.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
-    runtime.block_on(work)
+        .map_err(|error| Failure::Failed(format!("cannot start: {error}")))
 }
 
 /// Waits for a signal or for the end of the run's time.

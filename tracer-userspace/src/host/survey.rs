@@ -25,6 +25,8 @@ mod cgroup;
 #[cfg(test)]
 mod tests;
 
+/// The place of this process's own namespace: the first that is found.
+const OWN: usize = 0;
 /// Most namespaces that a message about an ambiguity names.
 const MOST_NAMED: usize = 3;
 
@@ -195,6 +197,15 @@ fn find_node(node: &NodeEntry, spaces: &[Space]) -> Result<(usize, String), (Pro
             Ok((*place, format!("holds the node's InternalIP {address} on {}", link.name)))
         }
         [] => find_node_by_hostname(node, spaces),
+        // An agent is in its node's namespace; another one that has the address as well is a leftover or a container's.
+        [(OWN, link, address), others @ ..] => Ok((
+            OWN,
+            format!(
+                "holds the node's InternalIP {address} on {}, and is the machine's own ({} more hold it)",
+                link.name,
+                others.len()
+            ),
+        )),
         _ => Err((
             ProblemKind::Ambiguous,
             format!(

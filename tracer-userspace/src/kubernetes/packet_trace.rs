@@ -43,7 +43,8 @@ pub struct PacketTraceSpec {
     #[schemars(length(max = 512))]
     pub follows: String,
     /// Who asks, for people: the client's program and host.
-    #[serde(default)]
+    // Not written where it is empty, so that the schema has no default "": some API servers take that for null and refuse it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 256))]
     pub client: String,
     /// The followed pods, all of this object's namespace.

@@ -180,6 +180,7 @@ pub struct Program {
 
 /// What a routing table answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Answer {
     Route(Route),
     /// The kernel's refusal, in words; its number.
@@ -253,6 +254,7 @@ pub struct Entry {
 
 /// What an entry says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EntryKind {
     /// An address is a pod of this node.
     Endpoint {

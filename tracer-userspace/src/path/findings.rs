@@ -498,3 +498,6 @@ fn endpoints(path: &Path) -> Option<Finding> {
     );
     Some(said("endpoint-not-ready", level, text))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use std::path::Path as FilePath;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::compare::{last_trajectory, with_path, with_trajectory};
@@ -19,7 +20,7 @@ use crate::agent::preflight;
 use crate::app::{Failure, notice, wants_color};
 use crate::cli::{Format, PathArgs, SelectionArgs};
 use crate::follow::cluster::read_names;
-use crate::follow::run::block_on;
+use crate::follow::run::runtime;
 use crate::follow::select::{EndKind, Selection};
 use crate::follow::wanted::resolve;
 use crate::inventory::{Inventory, PodEntry, ServiceEntry};
@@ -86,7 +87,7 @@ pub fn run(args: &PathArgs) -> Result<(), Failure> {
 /// Where halves come from.
 enum Seeker<'a> {
     Machine { args: &'a PathArgs, site: Box<Site>, kernel: String },
-    Cluster { args: &'a PathArgs, names: Names, agents: Agents, namespace: String },
+    Cluster { args: &'a PathArgs, names: Names, agents: Agents, namespace: String, runtime: Runtime },
 }
 
 impl<'a> Seeker<'a> {
@@ -96,7 +97,8 @@ impl<'a> Seeker<'a> {
             let site = Box::new(Site::open(inventory.clone())?);
             return Ok(Self::Machine { args, site, kernel: kernel.release });
         }
-        block_on(async {
+        let runtime = runtime()?;
+        let (names, agents, namespace) = runtime.block_on(async {
             let access =
                 Access { kubeconfig: args.cluster.kubeconfig.clone(), context: args.cluster.context.clone() };
             let cluster = Cluster::connect(&access).await?;
@@ -104,8 +106,9 @@ impl<'a> Seeker<'a> {
             let (names, _) = read_names(&cluster).await?;
             let namespace = args.namespace.clone().unwrap_or_else(|| cluster.namespace.clone());
             let agents = Agents { cluster, namespace: args.cluster.agents_namespace.clone() };
-            Ok(Self::Cluster { args, names, agents, namespace })
-        })
+            Ok::<_, Failure>((names, agents, namespace))
+        })?;
+        Ok(Self::Cluster { args, names, agents, namespace, runtime })
     }
 
     fn args(&self) -> &'a PathArgs {
@@ -129,7 +132,7 @@ impl<'a> Seeker<'a> {
                 let of = |question: &Question, end: &End| half_here(site, kernel, question, end);
                 (of(&asked.near, &asked.from), of(&asked.far, &asked.to))
             }
-            Self::Cluster { agents, .. } => block_on(async {
+            Self::Cluster { agents, runtime, .. } => runtime.block_on(async {
                 let found = agents.find().await?;
                 let of = |question: Question, end: End| {
                     let (agents, found) = (agents.clone(), found.clone());

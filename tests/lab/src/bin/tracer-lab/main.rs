@@ -18,14 +18,14 @@ use tracer_lab::{Lab, Topology};
 use crate::follow::Follow;
 
 const USAGE: &str = "\
-usage: tracer-lab demo [--topology NAME] [--service] [--ipv6] [-- ARGUMENT...]
+usage: tracer-lab demo [--topology NAME] [--service] [--ipv6] [--path] [-- ARGUMENT...]
        tracer-lab up [--topology NAME]
        tracer-lab node [--topology NAME] --node NAME --nic DEV --stream PATH --control PATH --directory PATH [--tick N]
        tracer-lab load [--topology NAME] [--same-node] [--rate N] [--seconds N]
 
   demo   Two nodes and their pods as network namespaces; a real curl goes from pod curl to pod httpbin on the other
          node while `tracer follow` tells each packet's way. --service: through the Service httpbin; --ipv6: over IPv6.
-         What is behind -- goes to `tracer follow`. The program is TRACER_BIN, or the tracer beside this one.
+         --path: `tracer path` in its place, which needs no packets. What is behind -- goes to `tracer follow` or path. The program is TRACER_BIN, or the tracer beside this one.
   up     The same lab, with a web server in httpbin, until Enter is pressed: for experiments of your own.
   load   What `tracer follow` costs and loses while pod curl sends pod httpbin (--same-node: httpbin-local) N small
          UDP packets a second (100000 for 10 seconds if not given otherwise).
@@ -38,6 +38,7 @@ topologies: ";
 enum Task {
     Help,
     Demo { topology: Topology, service: bool, ipv6: bool, arguments: Vec<OsString> },
+    Path { topology: Topology, service: bool, arguments: Vec<OsString> },
     Up { topology: Topology },
     Node(node::Options),
     Load { topology: Topology, same_node: bool, rate: u32, seconds: u32 },
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Task::Demo { topology, service, ipv6, arguments } => demo(topology, service, ipv6, &arguments),
+        Task::Path { topology, service, arguments } => path(topology, service, &arguments),
         Task::Up { topology } => up(topology),
         Task::Node(options) => node::run(&options),
         Task::Load { topology, same_node, rate, seconds } => load::run(topology, same_node, rate, seconds),
@@ -82,7 +84,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
     };
     let mut topology = Topology::RoutedVxlan;
     let (mut service, mut ipv6) = (false, false);
-    let mut same_node = false;
+    let (mut same_node, mut path) = (false, false);
     let (mut rate, mut seconds) = (100_000, 10);
     let mut arguments = Vec::new();
     let (mut node, mut nic, mut tick) = (String::new(), String::new(), None);
@@ -91,6 +93,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
         match argument {
             Long("topology") => topology = parser.value()?.parse()?,
             Long("service") if command == "demo" => service = true,
+            Long("path") if command == "demo" => path = true,
             Long("ipv6") if command == "demo" => ipv6 = true,
             Long("same-node") if command == "load" => same_node = true,
             Long("rate") if command == "load" => rate = parser.value()?.parse()?,
@@ -110,6 +113,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
         }
     }
     match command.as_str() {
+        "demo" if path => Ok(Task::Path { topology, service, arguments }),
         "demo" => Ok(Task::Demo { topology, service, ipv6, arguments }),
         "up" => Ok(Task::Up { topology }),
         "node" => Ok(Task::Node(node::Options { topology, node, nic, stream, control, directory, tick })),
@@ -145,6 +149,24 @@ fn demo(topology: Topology, service: bool, ipv6: bool, arguments: &[OsString]) -
     follow.until_quiet();
     follow.end()?;
     println!("\ncurl got HTTP {} with {} bytes.", answer.status, answer.body.len());
+    Ok(())
+}
+
+/// The reference walks, each by one command.
+fn path(topology: Topology, service: bool, arguments: &[OsString]) -> Result<()> {
+    let tracer = tracer_program()?;
+    let lab = Lab::build(topology)?;
+    let directory = PrivateDirectory::create()?;
+    let inventory = lab.write_inventory(directory.path())?;
+    // A node asks for its neighbours' MAC addresses when it first sends to them.
+    lab.pod("curl").ping(lab.pod("httpbin").ipv4().into(), 1)?;
+    let target = if service { "svc/httpbin" } else { "httpbin" };
+    println!("$ tracer path --local --inventory cluster.yaml --pod curl --to {target}");
+    let mut path = Command::new(&tracer);
+    path.args(["path", "--local", "--pod", "curl", "--to", target, "--inventory"]).arg(&inventory);
+    let status =
+        path.args(arguments).status().with_context(|| format!("cannot start {}", tracer.display()))?;
+    anyhow::ensure!(status.success(), "tracer path ended with {status}");
     Ok(())
 }
 
