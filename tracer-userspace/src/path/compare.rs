@@ -64,7 +64,7 @@ pub fn last_trajectory(path: &Path, lines: &str) -> Option<(Value, bool)> {
         let goes_back = is(&line["src"], &to) && is(&line["dst"], &from);
         (goes_there || goes_back).then_some((line, goes_there))
     })
-    .last()
+    .next_back()
 }
 
 /// The hooks of a way beside those of a trajectory.

@@ -87,7 +87,7 @@ pub fn run(args: &PathArgs) -> Result<(), Failure> {
 /// Where halves come from.
 enum Seeker<'a> {
     Machine { args: &'a PathArgs, site: Box<Site>, kernel: String },
-    Cluster { args: &'a PathArgs, names: Names, agents: Agents, namespace: String, runtime: Runtime },
+    Cluster { args: &'a PathArgs, names: Names, agents: Box<Agents>, namespace: String, runtime: Runtime },
 }
 
 impl<'a> Seeker<'a> {
@@ -105,7 +105,7 @@ impl<'a> Seeker<'a> {
             notice(&format!("note: asking {} and the agents of both nodes", cluster.server));
             let (names, _) = read_names(&cluster).await?;
             let namespace = args.namespace.clone().unwrap_or_else(|| cluster.namespace.clone());
-            let agents = Agents { cluster, namespace: args.cluster.agents_namespace.clone() };
+            let agents = Box::new(Agents { cluster, namespace: args.cluster.agents_namespace.clone() });
             Ok::<_, Failure>((names, agents, namespace))
         })?;
         Ok(Self::Cluster { args, names, agents, namespace, runtime })

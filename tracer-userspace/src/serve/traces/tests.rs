@@ -232,7 +232,6 @@ fn a_trace_for_which_there_is_no_room_is_told_so_once() {
     assert!(status.message.starts_with("this agent knows 4096 PacketTraces already"), "{}", status.message);
     let told = crate::kubernetes::packet_trace::PacketTraceStatus {
         agents: [(NODE.to_owned(), status.clone())].into(),
-        ..Default::default()
     };
     late.status = Some(told);
     agent.traces.put(&late, NOON_S, NOW_NS);
