@@ -105,15 +105,18 @@ fn write_steps(out: &mut impl Write, steps: &[Step], style: Style) -> io::Result
     if steps.is_empty() {
         return writeln!(out, "  nothing of it is visible");
     }
+    let place = |step: &Step| match &step.pod {
+        Some(_) => format!("{} pod", step.node),
+        None => step.node.clone(),
+    };
+    let places = steps.iter().map(|step| place(step).chars().count()).max().unwrap_or_default();
+    let names = steps.iter().map(|step| step.name.chars().count()).max().unwrap_or_default();
     for (number, step) in steps.iter().enumerate() {
-        let place = match &step.pod {
-            Some(_) => format!("{} pod", step.node),
-            None => step.node.clone(),
-        };
         writeln!(
             out,
-            "{:>3}  {place:<20} {:<16} {:<8} {}",
+            "{:>3}  {:<places$} {:<names$} {:<7} {}",
             number + 1,
+            place(step),
             step.name,
             step.direction.word(),
             step.what

@@ -4,7 +4,11 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::facts::{Answer, Arrival, Device, EntryKind, Half, Neighbour, Program, TunnelHop};
+use self::words::{decides, hook, neighbour, of_maps, owner_of, translation, tunnel_words};
+pub use self::words::{link, words};
+use super::facts::{Answer, Arrival, Device, Half};
+
+mod words;
 
 /// Who is at one end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -175,12 +179,10 @@ fn send(half: &Half, to: &End) -> Vec<Step> {
     evidence.extend(half.rules.iter().map(|rule| format!("rule {}: {}", rule.priority, rule.text)));
     if let Some(tunnel) = &outgoing.tunnel {
         evidence.extend(of_maps(half, to.ip));
-        evidence.extend(tunnel_words(tunnel, outgoing.next_hop.as_ref()));
+        evidence.extend(tunnel_words(tunnel, outgoing.next_hop.as_ref(), to));
         evidence.extend(hook(&tunnel.device, Direction::Egress));
-        let far =
-            tunnel.remote.map_or_else(|| "an end that is not known".to_owned(), |remote| remote.to_string());
-        let node = to.node.as_deref().map(|node| format!(" ({node})")).unwrap_or_default();
-        let what = format!("packs it for {far}{node}");
+        let far = tunnel.remote.map_or_else(|| "nobody knows whom".to_owned(), |remote| remote.to_string());
+        let what = format!("packs it for {far}");
         steps.push(step(half, None, &tunnel.device, Direction::Egress, what, std::mem::take(&mut evidence)));
         if let Some(nic) = &tunnel.nic {
             evidence.extend(tunnel.route.iter().map(|route| format!("route of the tunnel: {route}")));
@@ -337,169 +339,6 @@ fn step(
         evidence,
         unseen: None,
     }
-}
-
-/// As `ip link` begins its line.
-#[must_use]
-pub fn link(device: &Device) -> String {
-    match device.peer {
-        Some(peer) => format!("{}: {}@if{peer}", device.ifindex, device.name),
-        None => format!("{}: {}", device.ifindex, device.name),
-    }
-}
-
-/// The device, and the programs on its hook.
-fn hook(device: &Device, direction: Direction) -> Vec<String> {
-    let mut lines = vec![describe(device)];
-    if direction == Direction::Ingress {
-        lines.extend(device.xdp.iter().map(|program| format!("xdp: {}", words(program))));
-    }
-    let on_hook = match direction {
-        Direction::Ingress => &device.ingress,
-        Direction::Egress => &device.egress,
-    };
-    if on_hook.is_empty() {
-        lines.push(format!("no program on {}", direction.word()));
-    }
-    lines.extend(
-        on_hook
-            .iter()
-            .map(|program| format!("{} {}: {}", program.attached, direction.word(), words(program))),
-    );
-    lines
-}
-
-/// MAC, MTU and what kind of device it is.
-fn describe(device: &Device) -> String {
-    let mut parts = vec![link(device)];
-    if !device.mac.is_empty() {
-        parts.push(format!("MAC {}", device.mac));
-    }
-    parts.push(format!("mtu {}", device.mtu));
-    if !device.kind.is_empty() {
-        parts.push(device.kind.clone());
-    }
-    if !device.up {
-        parts.push("DOWN".to_owned());
-    }
-    parts.join(", ")
-}
-
-/// As `bpftool prog show` has it, on one line.
-#[must_use]
-pub fn words(program: &Program) -> String {
-    let Some(id) = program.id else { return program.name.clone() };
-    let mut text = format!("{} id {id} tag {}", program.name, program.tag);
-    if program.gpl {
-        text.push_str(" gpl");
-    }
-    if !program.loaded_at.is_empty() {
-        text.push_str(&format!(", loaded {}", program.loaded_at));
-    }
-    text.push_str(&format!(
-        ", uid {}, xlated {}B, jited {}B, memlock {}B",
-        program.uid, program.xlated, program.jited, program.memlock
-    ));
-    if !program.map_ids.is_empty() {
-        let ids: Vec<_> = program.map_ids.iter().map(ToString::to_string).collect();
-        text.push_str(&format!(", map_ids {}", ids.join(",")));
-    }
-    if program.btf_id != 0 {
-        text.push_str(&format!(", btf_id {}", program.btf_id));
-    }
-    if let (Some(priority), Some(handle)) = (program.priority, program.handle) {
-        text.push_str(&format!(", pref {priority} handle {handle:#x}"));
-    }
-    if program.ours {
-        text.push_str(" (tracer's own)");
-    }
-    text
-}
-
-/// What the CNI's program on a hook does with packets, as its sources say.
-fn decides(programs: &[Program]) -> Option<String> {
-    let known = |program: &Program| {
-        let what = match program.name.as_str() {
-            name if name.starts_with("cil_from_container") => {
-                "Cilium looks the destination up, asks its policy, and packs and redirects it or hands it to the stack"
-            }
-            name if name.starts_with("cil_from_overlay") => {
-                "Cilium unpacks it and hands it to the pod, if policy allows"
-            }
-            name if name.starts_with("cil_from_netdev") => "Cilium takes it from the wire",
-            name if name.starts_with("cali_tc_") => "Calico asks its policy and forwards it",
-            _ => return None,
-        };
-        Some(what.to_owned())
-    };
-    programs.iter().find_map(known)
-}
-
-fn neighbour(hop: &Neighbour) -> String {
-    let address = hop.address.map(|address| address.to_string()).unwrap_or_default();
-    match hop.state.as_str() {
-        "absent" => format!("{address} dev {}: nobody has asked for its MAC address yet", hop.device),
-        state if hop.mac.is_empty() => format!("{address} dev {} {state}", hop.device),
-        state => format!("{address} dev {} lladdr {} {state}", hop.device, hop.mac),
-    }
-}
-
-/// Whose MAC address a pod's next hop has.
-fn owner_of(hop: &Neighbour, half: &Half) -> Option<String> {
-    if hop.mac.is_empty() {
-        return None;
-    }
-    let is_its = |device: &&Device| device.mac == hop.mac;
-    if let Some(device) = half.device.as_ref().filter(is_its) {
-        return Some(format!("{} is {}: the node's end of the pod's pair", hop.mac, link(device)));
-    }
-    if let Some(bridge) = half.bridge.as_ref().filter(is_its) {
-        return Some(format!("{} is {}: the bridge", hop.mac, link(bridge)));
-    }
-    Some(format!("{} is no device of the way on the node", hop.mac))
-}
-
-fn translation(found: &super::facts::Translation) -> String {
-    if !found.tells_backends {
-        return format!("Service: {} translates it ({})", found.by, found.evidence);
-    }
-    let backends: Vec<_> = found.backends.iter().map(ToString::to_string).collect();
-    format!("Service: {} translates it ({}) to {}", found.by, found.evidence, backends.join(", "))
-}
-
-/// Entries of the CNI's maps about an address.
-fn of_maps(half: &Half, address: IpAddr) -> Vec<String> {
-    let is_about = |entry: &&super::facts::Entry| match &entry.what {
-        EntryKind::Endpoint { address: about, .. } | EntryKind::Behind { address: about, .. } => {
-            *about == address
-        }
-        EntryKind::Other => entry.text.contains(&address.to_string()),
-    };
-    half.entries.iter().filter(is_about).map(|entry| format!("{}: {}", entry.map, entry.text)).collect()
-}
-
-fn tunnel_words(tunnel: &TunnelHop, hop: Option<&Neighbour>) -> Vec<String> {
-    let mut lines = Vec::new();
-    let kind = &tunnel.device.kind;
-    let mut text = format!("tunnel: {kind}");
-    if let Some(identifier) = tunnel.identifier {
-        text.push_str(&format!(
-            " {} {identifier}",
-            if kind == "vxlan" || kind == "geneve" { "VNI" } else { "key" }
-        ));
-    }
-    if let Some(port) = tunnel.device.tunnel.as_ref().and_then(|kind| kind.port) {
-        text.push_str(&format!(" to UDP port {port}"));
-    }
-    match tunnel.remote {
-        Some(remote) => text.push_str(&format!(", far end {remote} ({} says so)", tunnel.told_by)),
-        None => text.push_str(&format!(", {} does not say which far end", tunnel.told_by)),
-    }
-    lines.push(text);
-    if tunnel.told_by == "bridge fdb" {
-        lines.extend(hop.map(|hop| format!("next hop in the tunnel: {}", neighbour(hop))));
-    }
-    lines
 }
 
 /// The pod's address, as the question had it.
