@@ -132,6 +132,14 @@ impl Cluster {
         self.read(&["get", "pod", pod, "-n", PODS, "-o", &format!("jsonpath={{{field}}}")])
     }
 
+    /// A field of a Service.
+    ///
+    /// # Errors
+    /// There is no such Service.
+    pub(super) fn of_service(&self, service: &str, field: &str) -> Result<String> {
+        self.read(&["get", "service", service, "-n", PODS, "-o", &format!("jsonpath={{{field}}}")])
+    }
+
     /// `tracer COMMAND ARGUMENTS` for the cluster's pods.
     pub(super) fn tracer(&self, command: &str, arguments: &[&str]) -> Command {
         let mut tracer = Command::new(&self.tracer);

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::cluster::{Cluster, PODS, SERVICE_PORT};
+use super::cluster::{Cluster, SERVICE_PORT};
 use super::follow::Follow;
 use crate::process;
 use crate::steps::Steps;
@@ -50,7 +50,9 @@ fn by_service(cluster: &Cluster) -> Result<()> {
     let address = cluster.of_pod("httpbin", ".status.podIP")?;
     let follow =
         Follow::start(cluster.tracer("follow", &["--pod", "curl", "--to", "svc/httpbin", "-o", "json"]))?;
-    let url = format!("http://httpbin.{PODS}:{SERVICE_PORT}/");
+    // By address: the walk's point is its translation, and DNS is another path.
+    let url =
+        format!("http://{}:{SERVICE_PORT}/", bracketed(&cluster.of_service("httpbin", ".spec.clusterIP")?));
     let request = follow.wait_for(
         "a request with all its hops",
         |told| told.iter().find(|told| is_whole(told, "curl", "httpbin")).cloned(),
@@ -97,7 +99,8 @@ fn is_whole(told: &Value, from: &str, to: &str) -> bool {
         && told["protocol"] == "tcp"
         && told["verdict"] == "delivered"
         && told["src"]["pod"] == from
-        && told["dst"]["pod"] == to
+        // By a Service it is addressed to that.
+        && (told["dst"]["pod"] == to || told["dst"]["service"] == to)
         && is_complete
 }
 
