@@ -148,7 +148,7 @@ fn leave(half: &Half, is_switched: bool) -> Vec<Step> {
         evidence.extend(hook(&pod.device, Direction::Egress));
         let what = match pod.route.route() {
             Some(route) => match route.gateway {
-                Some(gateway) => format!("sends to its next hop {gateway}"),
+                Some(gateway) => format!("sends to next hop {gateway}"),
                 None => "sends to its own network".to_owned(),
             },
             None => "has no way to send".to_owned(),
