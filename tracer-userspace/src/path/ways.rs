@@ -188,14 +188,10 @@ fn send(half: &Half, to: &End) -> Vec<Step> {
             evidence.extend(tunnel.route.iter().map(|route| format!("route of the tunnel: {route}")));
             evidence.extend(tunnel.next_hop.iter().map(|hop| format!("next hop: {}", neighbour(hop))));
             evidence.extend(hook(nic, Direction::Egress));
-            steps.push(step(
-                half,
-                None,
-                nic,
-                Direction::Egress,
-                "leaves the node, packed".to_owned(),
-                evidence,
-            ));
+            let what = "leaves the node, packed".to_owned();
+            let mut packed = step(half, None, nic, Direction::Egress, what, evidence);
+            packed.unseen = encrypted(&tunnel.device);
+            steps.push(packed);
         }
         return steps;
     }
@@ -248,6 +244,11 @@ pub fn arrival<'a>(half: &'a Half, sender: Option<&Half>) -> (Option<&'a Arrival
     (by, nic)
 }
 
+/// Why the wire's devices do not show the packet.
+fn encrypted(tunnel: &Device) -> Option<String> {
+    (tunnel.kind == "wireguard").then(|| format!("{} encrypts it: here it is not recognised", tunnel.name))
+}
+
 /// From the wire into the node.
 fn receive(half: &Half, sender: Option<&Half>) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -255,7 +256,9 @@ fn receive(half: &Half, sender: Option<&Half>) -> Vec<Step> {
     if let Some(nic) = nic {
         let evidence = hook(nic, Direction::Ingress);
         let what = "comes to the node, packed".to_owned();
-        steps.push(step(half, None, nic, Direction::Ingress, what, evidence));
+        let mut packed = step(half, None, nic, Direction::Ingress, what, evidence);
+        packed.unseen = by.and_then(|arrival| encrypted(&arrival.device));
+        steps.push(packed);
     }
     if let Some(Arrival { device, accepted }) = by {
         let mut evidence = vec![format!("as it comes from there: {accepted}")];
