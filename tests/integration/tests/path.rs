@@ -48,7 +48,8 @@ fn hooks(path: &Value, way: &str) -> Vec<String> {
     steps
         .map(|step| {
             let text = |field: &str| step[field].as_str().unwrap().to_owned();
-            format!("{} {} {}", text("node"), text("name"), text("direction"))
+            let place = if step["pod"].is_null() { "node" } else { "pod" };
+            format!("{} {place} {} {}", text("node"), text("name"), text("direction"))
         })
         .collect()
 }
@@ -251,7 +252,10 @@ fn the_way_has_the_hooks_at_which_packets_are_seen_and_nothing_looks_wrong_on_a_
                 let seen: Vec<String> = told
                     .hops
                     .iter()
-                    .map(|hop| format!("{} {} {}", hop.node, hop.device, hop.direction))
+                    .map(|hop| {
+                        let place = if hop.role == "pod-interface" { "pod" } else { "node" };
+                        format!("{} {place} {} {}", hop.node, hop.device, hop.direction)
+                    })
                     .collect();
                 let expected: Vec<String> = hooks(&path, way)
                     .into_iter()

@@ -38,13 +38,16 @@ pub struct Difference {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     node: String,
+    /// Both often have an eth0.
+    in_pod: bool,
     device: String,
     direction: String,
 }
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} {}", self.node, self.device, self.direction)
+        let pod = if self.in_pod { "pod " } else { "" };
+        write!(f, "{} {pod}{} {}", self.node, self.device, self.direction)
     }
 }
 
@@ -74,6 +77,7 @@ pub fn with_trajectory(steps: &[Step], trajectory: &Value) -> Vec<Line> {
         .iter()
         .map(|step| Place {
             node: step.node.clone(),
+            in_pod: step.pod.is_some(),
             device: step.name.clone(),
             direction: step.direction.word().to_owned(),
         })
@@ -85,6 +89,7 @@ pub fn with_trajectory(steps: &[Step], trajectory: &Value) -> Vec<Line> {
         .flatten()
         .map(|hop| Place {
             node: text(&hop["node"]),
+            in_pod: hop["role"] == "pod-interface",
             device: text(&hop["device"]),
             direction: text(&hop["direction"]),
         })

@@ -161,7 +161,12 @@ fn leave(half: &Half, is_switched: bool) -> Vec<Step> {
         let what = decides(&device.ingress)
             .or_else(|| decides(&device.netkit_peer))
             .unwrap_or_else(|| "enters the node".to_owned());
-        steps.push(step(half, None, device, Direction::Ingress, what, evidence));
+        let mut enters = step(half, None, device, Direction::Ingress, what, evidence);
+        // It runs when the pod sends into the pair, before the node's end receives.
+        enters.unseen = device.netkit_peer.iter().find(|program| !program.ours).map(|program| {
+            format!("{} runs before this hook and may redirect, and then nothing passes here", program.name)
+        });
+        steps.push(enters);
     }
     if let Some(bridge) = half.bridge.as_ref().filter(|_| !is_switched) {
         let evidence = hook(bridge, Direction::Ingress);
