@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::{Layout, ipv4_at, u16_at, u32_at};
+use crate::host::netlink::read_text;
 
 /// Whose addresses are what.
 pub const ROUTES: Layout = Layout { name: "cali_v4_routes", key_size: 8, value_size: 8 };
@@ -18,7 +19,8 @@ pub const INTERFACES_2: Layout = Layout { name: "cali_iface2", key_size: 4, valu
 pub const CONNECTIONS_3: Layout = Layout { name: "cali_v4_ct3", key_size: 16, value_size: 88 };
 pub const CONNECTIONS_4: Layout = Layout { name: "cali_v4_ct4", key_size: 16, value_size: 88 };
 
-pub(super) const LAYOUTS: &[Layout] =
+/// All of them.
+pub const LAYOUTS: &[Layout] =
     &[ROUTES, FRONTENDS, BACKENDS, INTERFACES, INTERFACES_2, CONNECTIONS_3, CONNECTIONS_4];
 
 /// Flags of a route and their names, in order.
@@ -132,9 +134,7 @@ pub fn backend(value: &[u8]) -> Option<SocketAddrV4> {
 /// The name of a device, from a value of [`INTERFACES`] or [`INTERFACES_2`].
 #[must_use]
 pub fn interface_name(value: &[u8]) -> Option<String> {
-    let name = value.get(4..20)?;
-    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-    Some(String::from_utf8_lossy(&name[..end]).into_owned())
+    value.get(4..20).map(read_text)
 }
 
 /// Both ends of a connection, from a key of [`CONNECTIONS_3`] or [`CONNECTIONS_4`], and its protocol.

@@ -17,7 +17,8 @@ pub const BACKENDS: Layout = Layout { name: "cilium_lb4_backends_v3", key_size: 
 /// Packets and bytes by reason, per CPU.
 pub const METRICS: Layout = Layout { name: "cilium_metrics", key_size: 8, value_size: 16 };
 
-pub(super) const LAYOUTS: &[Layout] = &[ENDPOINTS, IPCACHE, IPCACHE_V2, SERVICES, BACKENDS, METRICS];
+/// All of them.
+pub const LAYOUTS: &[Layout] = &[ENDPOINTS, IPCACHE, IPCACHE_V2, SERVICES, BACKENDS, METRICS];
 
 const FAMILY_IPV4: u8 = 1;
 const FAMILY_IPV6: u8 = 2;

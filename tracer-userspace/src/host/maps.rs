@@ -8,7 +8,7 @@ use super::bpf;
 /// Kinds whose values are one for each possible CPU (`enum bpf_map_type`).
 const PER_CPU: [u32; 4] = [5, 6, 10, 21];
 /// Maps of one machine that are looked at; Cilium has some fifty, and three for each pod.
-const MOST_MAPS: usize = 16_384;
+pub const MOST_MAPS: usize = 16_384;
 
 /// What a map is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -155,6 +155,31 @@ enum Use {
     Skip(String),
 }
 
+/// Whether devices of this link kind put packets into others.
+#[must_use]
+pub fn is_tunnel(kind: &str) -> bool {
+    matches!(
+        kind,
+        "vxlan"
+            | "geneve"
+            | "ipip"
+            | "sit"
+            | "ip6tnl"
+            | "gre"
+            | "gretap"
+            | "ip6gre"
+            | "ip6gretap"
+            | "erspan"
+            | "ip6erspan"
+            | "vti"
+            | "vti6"
+            | "xfrm"
+            | "wireguard"
+            | "bareudp"
+            | "gtp"
+    )
+}
+
 /// Devices that are no pod's.
 fn classify(node: &LocalNode, link: &Link) -> Use {
     let of_kind = |role| Use::Observe(role, format!("a {} device", link.kind));
@@ -163,10 +188,7 @@ fn classify(node: &LocalNode, link: &Link) -> Use {
     }
     match &*link.kind {
         "bridge" | "openvswitch" => of_kind(DeviceRole::Bridge),
-        "vxlan" | "geneve" | "ipip" | "sit" | "ip6tnl" | "gre" | "gretap" | "ip6gre" | "ip6gretap"
-        | "erspan" | "ip6erspan" | "vti" | "vti6" | "xfrm" | "wireguard" | "bareudp" | "gtp" => {
-            of_kind(DeviceRole::Tunnel)
-        }
+        kind if is_tunnel(kind) => of_kind(DeviceRole::Tunnel),
         "" => Use::Observe(DeviceRole::Nic, "a hardware device".to_owned()),
         "bond" | "team" | "vlan" | "macvlan" | "ipvlan" | "macsec" | "ipoib" | "hsr" => {
             of_kind(DeviceRole::Nic)

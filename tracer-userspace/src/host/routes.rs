@@ -4,6 +4,8 @@
 use std::io;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::netlink::{Connection, Message, attributes, octets, read_address, read_text, read_u32};
 use super::netns::Netns;
 
@@ -97,7 +99,7 @@ pub struct FdbEntry {
 }
 
 /// A policy rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleEntry {
     pub priority: u32,
     /// As `ip rule` prints it, without the priority.

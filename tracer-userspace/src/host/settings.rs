@@ -6,6 +6,8 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::netlink::{Connection, attributes, read_text};
 use super::netns::Netns;
 
@@ -19,7 +21,7 @@ const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 
 /// Sysctls of a namespace that decide about forwarding.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     pub forwards_ipv4: Option<bool>,
     pub forwards_ipv6: Option<bool>,

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::netlink::{Connection, attributes, read_address, read_text, read_u32};
 use super::netns::Netns;
 
@@ -14,7 +16,6 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_GROUP: u16 = 2;
 const IFLA_VXLAN_LOCAL: u16 = 4;
-const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_GROUP6: u16 = 16;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
@@ -41,7 +42,7 @@ const OVER_GRE: u32 = 24;
 const OVER_WIREGUARD: u32 = 80;
 
 /// A tunnel device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
     /// Where the device itself says so.
     pub local: Option<IpAddr>,
@@ -52,8 +53,6 @@ pub struct Tunnel {
     pub port: Option<u16>,
     /// Each packet says where it goes (`external`, collect metadata): a program or a route decides.
     pub by_packet: bool,
-    /// VXLAN: learns where MAC addresses are from what it receives.
-    pub learns: bool,
     /// Bytes that it adds to a packet, over IPv4.
     pub overhead: u32,
 }
@@ -119,7 +118,6 @@ fn tunnel(info: &[u8]) -> Option<Tunnel> {
                     IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => tunnel.local = given(value),
                     IFLA_VXLAN_PORT => tunnel.port = port(value),
                     IFLA_VXLAN_COLLECT_METADATA => tunnel.by_packet = is_set(value),
-                    IFLA_VXLAN_LEARNING => tunnel.learns = is_set(value),
                     _ => {}
                 }
             }

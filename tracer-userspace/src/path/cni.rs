@@ -11,7 +11,7 @@ use crate::host::maps::{self, Map, MapAbout};
 /// Entries that are read of a map that cannot be asked for one.
 const MOST_ENTRIES: usize = 16_384;
 /// Backends of a Service that are told.
-const MOST_BACKENDS: u16 = 64;
+pub(super) const MOST_BACKENDS: u16 = 64;
 
 /// The maps of this machine that are known, and what was read of them.
 pub(super) struct Cni {
@@ -25,19 +25,6 @@ pub(super) struct Cni {
     routes: BTreeMap<IpAddr, calico::Route>,
 }
 
-const KNOWN: [Layout; 10] = [
-    cilium::ENDPOINTS,
-    cilium::IPCACHE,
-    cilium::IPCACHE_V2,
-    cilium::SERVICES,
-    cilium::BACKENDS,
-    cilium::METRICS,
-    calico::ROUTES,
-    calico::FRONTENDS,
-    calico::BACKENDS,
-    calico::INTERFACES,
-];
-
 impl Cni {
     /// Lists the maps of the machine.
     pub(super) fn find(is_ciliums: bool, problems: &mut Vec<String>) -> Self {
@@ -45,6 +32,10 @@ impl Cni {
             problems.push(format!("BPF maps cannot be listed (needs CAP_SYS_ADMIN): {error}"));
             Vec::new()
         });
+        if maps.len() == maps::MOST_MAPS {
+            problems
+                .push(format!("of the machine's BPF maps only the first {} were looked at", maps::MOST_MAPS));
+        }
         Self { maps, is_ciliums, chosen: BTreeMap::new(), ipcache: BTreeMap::new(), routes: BTreeMap::new() }
     }
 
@@ -165,7 +156,7 @@ impl Cni {
             device.into_iter().flat_map(Device::programs).any(|program| program.name.starts_with("cali_"));
         let is_here = |name: &str| if name.starts_with("cilium_") { self.is_ciliums } else { is_calicos };
         problems.extend(self.maps.iter().filter(|about| is_here(&about.name)).filter_map(unknown_layout));
-        for layout in KNOWN.into_iter().filter(|layout| is_here(layout.name)) {
+        for layout in cilium::LAYOUTS.iter().chain(calico::LAYOUTS).filter(|layout| is_here(layout.name)) {
             let candidates: Vec<&MapAbout> = self.maps.iter().filter(|about| layout.is_of(about)).collect();
             let of_programs = candidates.iter().find(|about| used.contains(&about.id));
             match (of_programs, &candidates[..]) {
@@ -237,23 +228,20 @@ impl Cni {
         let text = format!("{address} {route}{}", device.unwrap_or_default());
         let what = match route.next {
             calico::NextHop::Node(node) => EntryKind::Behind { address, node: Some(node.into()) },
-            _ => EntryKind::Other,
+            calico::NextHop::Device(_) => EntryKind::Behind { address, node: None },
+            calico::NextHop::Nowhere => return None,
         };
         Some(entry(&map, text, what))
     }
 
     fn interface(&self, ifindex: u32) -> Option<String> {
-        let map = self.open(&calico::INTERFACES)?;
+        let map = self.open(&calico::INTERFACES).or_else(|| self.open(&calico::INTERFACES_2))?;
         calico::interface_name(&map.get(&ifindex.to_le_bytes()).ok()??)
     }
 
     /// Calico's connections between the two.
     fn connections(&self, question: &Question) -> Option<Entry> {
-        let layouts = [calico::CONNECTIONS_4, calico::CONNECTIONS_3];
-        // They go with the routes.
-        self.chosen.get(calico::ROUTES.name)?;
-        let about = self.maps.iter().find(|about| layouts.iter().any(|layout| layout.is_of(about)))?;
-        let map = Map::open(about.id).ok()?;
+        let map = self.open(&calico::CONNECTIONS_4).or_else(|| self.open(&calico::CONNECTIONS_3))?;
         let between = |key: &[u8]| {
             calico::connection(key).is_some_and(|(_, one, other)| {
                 let ends = [IpAddr::V4(*one.ip()), IpAddr::V4(*other.ip())];
@@ -262,7 +250,8 @@ impl Cni {
         };
         let entries = map.entries(MOST_ENTRIES).ok()?;
         let count = entries.iter().filter(|(key, _)| between(key)).count();
-        let text = format!("{count} connections between {} and {}", question.own, question.target);
+        let at_least = if entries.len() == MOST_ENTRIES { "at least " } else { "" };
+        let text = format!("{at_least}{count} connections between {} and {}", question.own, question.target);
         Some(entry(&map, text, EntryKind::Other))
     }
 }

@@ -5,6 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::routes::RuleEntry;
+use crate::host::settings::Settings;
+use crate::host::tunnels::Tunnel;
+
 /// Whose way is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
@@ -14,10 +18,8 @@ pub struct Question {
     pub addressed: IpAddr,
     /// Who that is behind a Service; else the same.
     pub target: IpAddr,
-    /// Of the Service.
-    pub port: Option<u16>,
-    /// IP protocol number of the Service's port.
-    pub protocol: u8,
+    /// Of the Service: a port, and its IP protocol number.
+    pub port: Option<(u16, u8)>,
 }
 
 /// One node's half of the way.
@@ -32,12 +34,12 @@ pub struct Half {
     /// The bridge whose port that is.
     pub bridge: Option<Device>,
     /// Policy rules of the node, in order.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<RuleEntry>,
     pub outgoing: Outgoing,
     pub incoming: Incoming,
     /// Who translates the addressed Service here.
     pub services: Vec<Translation>,
-    pub settings: NodeSettings,
+    pub settings: Settings,
     /// Addresses of the node's devices.
     pub addresses: Vec<IpAddr>,
     /// Entries of the CNI's maps about these addresses.
@@ -128,7 +130,7 @@ pub struct Device {
     /// ifindex of the bridge, bond or VRF that it is part of.
     pub master: Option<u32>,
     pub addresses: Vec<IpAddr>,
-    pub tunnel: Option<TunnelKind>,
+    pub tunnel: Option<Tunnel>,
     /// 0 not, 1 strictly, 2 loosely.
     pub rp_filter: Option<u8>,
     pub ingress: Vec<Program>,
@@ -136,20 +138,6 @@ pub struct Device {
     /// What runs on what the pod sends into a netkit pair.
     pub netkit_peer: Vec<Program>,
     pub xdp: Option<Program>,
-}
-
-/// What a tunnel device is by itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TunnelKind {
-    pub local: Option<IpAddr>,
-    pub remote: Option<IpAddr>,
-    /// VNI or key; `None` where each packet has its own.
-    pub identifier: Option<u32>,
-    pub port: Option<u16>,
-    /// Each packet says where it goes.
-    pub by_packet: bool,
-    /// Bytes that it adds to a packet, over IPv4.
-    pub overhead: u32,
 }
 
 /// A program on a hook, in running order.
@@ -215,12 +203,6 @@ pub struct Neighbour {
     pub state: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rule {
-    pub priority: u32,
-    pub text: String,
-}
-
 /// Somebody who translates Services.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Translation {
@@ -232,14 +214,6 @@ pub struct Translation {
     pub backends: Vec<SocketAddr>,
     /// Whether `backends` is all of them.
     pub tells_backends: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeSettings {
-    pub forwards_ipv4: Option<bool>,
-    pub forwards_ipv6: Option<bool>,
-    /// Entries, and most entries.
-    pub conntrack: Option<(u64, u64)>,
 }
 
 /// An entry of a map.

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use super::cni::Cni;
 use super::facts::{
-    Answer, Arrival, Device, Half, Incoming, Neighbour, NodeSettings, Outgoing, PodSide, Program, Question,
-    Route, Rule, TunnelHop, TunnelKind,
+    Answer, Arrival, Device, Half, Incoming, Neighbour, Outgoing, PodSide, Program, Question, Route,
+    TunnelHop,
 };
 use super::services;
 use crate::host::links::{self, Link, Snapshot};
 use crate::host::netns::Netns;
+use crate::host::plan;
 use crate::host::programs::{self, DevicePrograms, HookProgram, Mechanism};
 use crate::host::routes::{
     FdbEntry, NeighbourEntry, RouteKind, RouteQuestion, Routing, neighbour_state, table_name,
@@ -58,10 +59,6 @@ pub fn look(survey: &Survey, kernel: &str, question: &Question) -> Result<Half, 
     Ok(looker.half)
 }
 
-fn is_tunnel(kind: &str) -> bool {
-    matches!(kind, "vxlan" | "geneve" | "ipip" | "sit" | "gre" | "gretap" | "ip6tnl" | "ip6gre" | "wireguard")
-}
-
 fn holds(snapshot: &Snapshot, address: IpAddr) -> bool {
     snapshot.links.iter().any(|link| link.addresses.contains(&address))
 }
@@ -95,11 +92,7 @@ impl<'a> Looker<'a> {
             .filter(|link| !link.loopback)
             .flat_map(|link| link.addresses.iter().copied())
             .collect();
-        half.rules = routing
-            .rules(question.target)?
-            .into_iter()
-            .map(|rule| Rule { priority: rule.priority, text: rule.text })
-            .collect();
+        half.rules = routing.rules(question.target)?;
         let is_ciliums = snapshot.links.iter().any(|link| &*link.name == "cilium_host");
         let cni = Cni::find(is_ciliums, &mut half.problems);
         Ok(Self { question, netns, snapshot, routing, neighbours, fdb, cni, half })
@@ -266,7 +259,7 @@ impl<'a> Looker<'a> {
             outgoing.device.as_ref().map(|device| device.ifindex),
         ];
         let tunnels =
-            self.snapshot.links.iter().filter(|link| is_tunnel(&link.kind)).map(|link| link.ifindex);
+            self.snapshot.links.iter().filter(|link| plan::is_tunnel(&link.kind)).map(|link| link.ifindex);
         let mut found: Vec<u32> = of_way.into_iter().flatten().chain(tunnels).collect();
         found.extend(&self.snapshot.default_route_devices);
         let own = [self.half.device.as_ref(), self.half.bridge.as_ref()];
@@ -291,12 +284,7 @@ impl<'a> Looker<'a> {
     }
 
     fn look_at_settings(&mut self) -> io::Result<()> {
-        let settings = settings::settings(&self.netns)?;
-        self.half.settings = NodeSettings {
-            forwards_ipv4: settings.forwards_ipv4,
-            forwards_ipv6: settings.forwards_ipv6,
-            conntrack: settings.conntrack,
-        };
+        self.half.settings = settings::settings(&self.netns)?;
         Ok(())
     }
 
@@ -425,14 +413,7 @@ fn device(netns: &Netns, link: &Link, problems: &mut Vec<String>) -> Device {
         peer: link.peer_ifindex.filter(|_| link.is_pair()),
         master: link.master,
         addresses: link.addresses.clone(),
-        tunnel: details.tunnel.map(|tunnel| TunnelKind {
-            local: tunnel.local,
-            remote: tunnel.remote,
-            identifier: tunnel.identifier,
-            port: tunnel.port,
-            by_packet: tunnel.by_packet,
-            overhead: tunnel.overhead,
-        }),
+        tunnel: details.tunnel,
         rp_filter: settings::reverse_path_filter(netns, &link.name).ok().flatten(),
         ingress: all(&on_hooks.ingress),
         egress: all(&on_hooks.egress),

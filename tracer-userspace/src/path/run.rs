@@ -23,7 +23,7 @@ use crate::follow::cluster::read_names;
 use crate::follow::run::runtime;
 use crate::follow::select::{EndKind, Selection};
 use crate::follow::wanted::resolve;
-use crate::inventory::{Inventory, PodEntry, ServiceEntry};
+use crate::inventory::{Inventory, PodEntry, ServiceEntry, ServicePort};
 use crate::kubernetes::agents::Agents;
 use crate::kubernetes::cluster::{Access, Cluster};
 use crate::node::site::{Names, Site};
@@ -298,14 +298,14 @@ fn ask_of_nobody(inventory: &Inventory, asked: &SelectionArgs) -> Option<Result<
         asked.namespace.as_deref().or(pod.map(|entry| entry.pod.namespace.as_str())).unwrap_or("default");
     let (namespace, name) = name.split_once('/').unwrap_or((namespace, name));
     let entry = inventory.service(namespace, name)?;
-    let port = entry.ports.first().map(|port| port.port);
+    let port = entry.ports.first();
     let own = addresses(pod, &selection.a.addresses);
     let (own, ip) = own
         .into_iter()
         .find_map(|own| Some((own, entry.addresses().find(|ip| ip.is_ipv4() == own.is_ipv4())?)))?;
     let service = service_end(inventory, entry, port, ip);
-    let near = Question { own, addressed: ip, target: ip, port, protocol: 6 };
-    let far = Question { own: ip, addressed: own, target: own, port: None, protocol: 6 };
+    let near = Question { own, addressed: ip, target: ip, port: port.map(numbers) };
+    let far = Question { own: ip, addressed: own, target: own, port: None };
     let to = End { ip, pod: None, node: None };
     Some(Ok(Asked { from: end_at(inventory, own), to, service: Some(service), near, far, notes: Vec::new() }))
 }
@@ -337,6 +337,7 @@ fn ask(inventory: &Inventory, selection: &Selection) -> Result<Asked, Failure> {
                 .find(|address| family(address) == family(&own)),
         };
         let Some(addressed) = addressed else { continue };
+        let port = service.as_ref().and_then(|(_, port)| *port).map(numbers);
         let service = service.as_ref().map(|(entry, port)| service_end(inventory, entry, *port, addressed));
         let chosen = service.as_ref().and_then(|service| service.endpoints.first());
         let target = chosen.map_or(addressed, |endpoint| endpoint.ip);
@@ -347,9 +348,8 @@ fn ask(inventory: &Inventory, selection: &Selection) -> Result<Asked, Failure> {
                 service.name
             ));
         }
-        let port = service.as_ref().and_then(|service| service.port);
-        let near = Question { own, addressed, target, port, protocol: 6 };
-        let far = Question { own: target, addressed: own, target: own, port: None, protocol: 6 };
+        let near = Question { own, addressed, target, port };
+        let far = Question { own: target, addressed: own, target: own, port: None };
         return Ok(Asked {
             from: end_at(inventory, own),
             to: end_at(inventory, target),
@@ -386,7 +386,7 @@ fn service_of<'a>(
     inventory: &'a Inventory,
     end: &crate::follow::select::End,
     selection: &Selection,
-) -> Option<(&'a ServiceEntry, Option<u16>)> {
+) -> Option<(&'a ServiceEntry, Option<&'a ServicePort>)> {
     let entry = match end.kind {
         EndKind::Service => {
             let (namespace, name) = end.name.strip_prefix("svc/")?.split_once('/')?;
@@ -397,17 +397,28 @@ fn service_of<'a>(
     }?;
     // What was asked for, else its only or first port.
     let asked = entry.ports.iter().find(|port| selection.ports.contains(&port.port));
-    let port = asked.or(entry.ports.first()).map(|port| port.port);
+    let port = asked.or(entry.ports.first());
     // A headless one has no address of its own: DNS gives its endpoints'.
     entry.addresses().next().map(|_| (entry, port))
 }
 
-fn service_end(inventory: &Inventory, entry: &ServiceEntry, port: Option<u16>, ip: IpAddr) -> ServiceEnd {
-    let name = entry.ports.iter().find(|known| Some(known.port) == port).map(|port| port.name.as_str());
+fn numbers(port: &ServicePort) -> (u16, u8) {
+    (port.port, port.protocol)
+}
+
+fn service_end(
+    inventory: &Inventory,
+    entry: &ServiceEntry,
+    port: Option<&ServicePort>,
+    ip: IpAddr,
+) -> ServiceEnd {
     let mut endpoints = Vec::new();
     for slice in inventory.slices(&entry.service) {
-        let target =
-            slice.ports.iter().find(|target| Some(target.name.as_str()) == name).map(|target| target.port);
+        let target = slice
+            .ports
+            .iter()
+            .find(|target| Some(&target.name) == port.map(|port| &port.name))
+            .map(|target| target.port);
         for address in slice.addresses.iter().filter(|address| address.is_ipv4() == ip.is_ipv4()) {
             let ready = !slice.not_ready.contains(address);
             endpoints.push(Endpoint { ip: *address, port: target, ready });
@@ -415,5 +426,45 @@ fn service_end(inventory: &Inventory, entry: &ServiceEntry, port: Option<u16>, i
     }
     endpoints.sort_by_key(|endpoint| !endpoint.ready);
     let name = format!("{}/{}", entry.service.namespace, entry.service.name);
-    ServiceEnd { name, ip, port, endpoints }
+    ServiceEnd { name, ip, port: port.map(|port| port.port), endpoints }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: &str = "apiVersion: v1\nkind: List\nitems:
+- {apiVersion: v1, kind: Node, metadata: {name: node-1}, status: {addresses: [{type: InternalIP, address: 10.135.0.11}]}}
+- {apiVersion: v1, kind: Pod, metadata: {name: curl, namespace: default, uid: u1}, spec: {nodeName: node-1, containers: []},
+   status: {phase: Running, podIP: 10.244.0.153}}
+- {apiVersion: v1, kind: Pod, metadata: {name: dns, namespace: default, uid: u2}, spec: {nodeName: node-1, containers: []},
+   status: {phase: Running, podIP: 10.244.0.33}}
+- {apiVersion: v1, kind: Service, metadata: {name: dns, namespace: default}, spec: {clusterIP: 10.96.0.10,
+   ports: [{name: udp, protocol: UDP, port: 53}, {name: tcp, protocol: TCP, port: 9153}]}}
+- {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4,
+   metadata: {name: dns-1, namespace: default, labels: {kubernetes.io/service-name: dns}},
+   endpoints: [{addresses: [10.244.0.33]}], ports: [{name: udp, protocol: UDP, port: 1053}, {name: tcp, protocol: TCP, port: 9153}]}
+";
+
+    fn asked(port: Option<&str>) -> Asked {
+        let names = Names::none();
+        names.add(CLUSTER, 0).unwrap();
+        let selection = SelectionArgs {
+            pod: Some("curl".to_owned()),
+            selector: None,
+            to: Some("svc/dns".to_owned()),
+            namespace: None,
+            ports: port.map(str::to_owned).into_iter().collect(),
+            protocol: None,
+        };
+        names.with(|inventory| ask(inventory, &resolve(inventory, &selection).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn a_service_is_asked_for_by_its_ports_number_and_protocol() {
+        let first = asked(None);
+        assert_eq!(first.near.port, Some((53, 17)));
+        assert_eq!(first.service.unwrap().endpoints[0].port, Some(1053));
+        assert_eq!(asked(Some("9153")).near.port, Some((9153, 6)));
+    }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use self::words::{decides, hook, neighbour, of_maps, owner_of, translation, tunnel_words};
 pub use self::words::{link, words};
 use super::facts::{Answer, Arrival, Device, Half};
+use crate::trajectory::model::Direction;
 
 mod words;
 
@@ -61,6 +62,7 @@ pub struct Step {
     pub device: String,
     pub name: String,
     pub ifindex: u32,
+    /// What leaves a pod is ingress on the node's end of its pair.
     pub direction: Direction,
     /// What it is, and what becomes of the packet there.
     pub what: String,
@@ -68,24 +70,6 @@ pub struct Step {
     pub evidence: Vec<String>,
     /// A hook of this device that no packet of this way passes, and why not.
     pub unseen: Option<String>,
-}
-
-/// Of a packet at a device, as the host of the device sees it: what leaves a pod is ingress on the node's end of its pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    Ingress,
-    Egress,
-}
-
-impl Direction {
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        }
-    }
 }
 
 impl Path {
@@ -299,7 +283,7 @@ fn deliver(half: &Half, sender: Option<&Half>, is_one_node: bool, is_switched: b
                 steps.push(step(half, None, bridge, Direction::Egress, what, on_bridge));
             }
         }
-        evidence.extend(of_maps(half, own_of(half).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into())));
+        evidence.extend(own_of(half).into_iter().flat_map(|own| of_maps(half, own)));
         evidence.extend(hook(device, Direction::Egress));
         let what = "hands it to the pod".to_owned();
         let mut last = step(half, None, device, Direction::Egress, what, evidence);

@@ -82,6 +82,17 @@ pub enum Direction {
     Egress,
 }
 
+impl Direction {
+    /// As tools call it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
 /// What a device is for on the packet's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -29,36 +29,21 @@ pub(super) fn walk(cluster: &Cluster, steps: &mut Steps) -> Result<()> {
 fn by_address(cluster: &Cluster) -> Result<()> {
     let address = cluster.of_pod("httpbin", ".status.podIP")?;
     let nodes = [cluster.of_pod("curl", ".spec.nodeName")?, cluster.of_pod("httpbin", ".spec.nodeName")?];
-    let follow =
-        Follow::start(cluster.tracer("follow", &["--pod", "curl", "--to", "httpbin", "-o", "json"]))?;
-    let url = format!("http://{}/", bracketed(&address));
-    let request = follow.wait_for(
-        "a request with all its hops",
-        |told| told.iter().find(|told| is_whole(told, "curl", "httpbin")).cloned(),
-        || cluster.curl(&url),
-    )?;
-    show(&request);
+    let request = followed(cluster, "httpbin", &format!("http://{}/", bracketed(&address)))?;
     let (first, last) = ends(&request)?;
     ensure!(first["node"] == nodes[0].as_str(), "it does not begin on {}", nodes[0]);
     ensure!(last["node"] == nodes[1].as_str(), "it does not end on {}", nodes[1]);
     ensure!(last["dst"]["ip"] == address.as_str(), "it does not end at {address}");
-    follow.stop()
+    Ok(())
 }
 
 /// The request goes to the Service's address and arrives at the pod's, unless the CNI translates at the socket.
 fn by_service(cluster: &Cluster) -> Result<()> {
     let address = cluster.of_pod("httpbin", ".status.podIP")?;
-    let follow =
-        Follow::start(cluster.tracer("follow", &["--pod", "curl", "--to", "svc/httpbin", "-o", "json"]))?;
     // By address: the walk's point is its translation, and DNS is another path.
-    let url =
-        format!("http://{}:{SERVICE_PORT}/", bracketed(&cluster.of_service("httpbin", ".spec.clusterIP")?));
-    let request = follow.wait_for(
-        "a request with all its hops",
-        |told| told.iter().find(|told| is_whole(told, "curl", "httpbin")).cloned(),
-        || cluster.curl(&url),
-    )?;
-    show(&request);
+    let service = cluster.of_service("httpbin", ".spec.clusterIP")?;
+    let request =
+        followed(cluster, "svc/httpbin", &format!("http://{}:{SERVICE_PORT}/", bracketed(&service)))?;
     let (first, last) = ends(&request)?;
     ensure!(last["dst"]["ip"] == address.as_str(), "it does not end at {address}");
     ensure!(last["dst"]["port"] == 80, "it does not end at the pod's port");
@@ -67,7 +52,20 @@ fn by_service(cluster: &Cluster) -> Result<()> {
     } else {
         ensure!(first["dst"]["port"] == SERVICE_PORT, "it does not begin with the Service's port");
     }
-    follow.stop()
+    Ok(())
+}
+
+/// A packet from curl to httpbin with all its hops, by a follow to `target` while curl asks for `url`.
+fn followed(cluster: &Cluster, target: &str, url: &str) -> Result<Value> {
+    let follow = Follow::start(cluster.tracer("follow", &["--pod", "curl", "--to", target, "-o", "json"]))?;
+    let request = follow.wait_for(
+        "a request with all its hops",
+        |told| told.iter().find(|told| is_whole(told, "curl", "httpbin")).cloned(),
+        || cluster.curl(url),
+    )?;
+    show(&request);
+    follow.stop()?;
+    Ok(request)
 }
 
 /// The capture has what was seen at every hop, and is read back without a cluster.

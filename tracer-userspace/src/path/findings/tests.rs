@@ -1,8 +1,9 @@
 //! Rules that a lab cannot break: the rest is proven in `tests/integration/tests/path.rs`.
 
 use super::*;
+use crate::host::tunnels::Tunnel;
 use crate::node::site::Names;
-use crate::path::facts::{TunnelHop, TunnelKind};
+use crate::path::facts::TunnelHop;
 
 const NODES: &str = "
 - {apiVersion: v1, kind: Node, metadata: {name: node-1}, status: {addresses: [{type: InternalIP, address: 10.135.0.11}]}}
@@ -30,7 +31,7 @@ fn through_tunnel(remote: Option<&str>) -> Half {
         name: "flannel.1".to_owned(),
         kind: "vxlan".to_owned(),
         up: true,
-        tunnel: Some(TunnelKind::default()),
+        tunnel: Some(Tunnel::default()),
         ..Device::default()
     };
     let mut half = Half { node: "node-1".to_owned(), ..Half::default() };

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{Direction, End};
+use super::End;
 use crate::path::facts::{Device, Entry, EntryKind, Half, Neighbour, Program, Translation, TunnelHop};
+use crate::trajectory::model::Direction;
 
 /// As `ip link` begins its line.
 #[must_use]
@@ -147,7 +148,8 @@ pub(super) fn of_maps(half: &Half, address: IpAddr) -> Vec<String> {
         EntryKind::Endpoint { address: about, .. } | EntryKind::Behind { address: about, .. } => {
             *about == address
         }
-        EntryKind::Other => entry.text.contains(&address.to_string()),
+        // About both ends.
+        EntryKind::Other => true,
     };
     half.entries.iter().filter(is_about).map(|entry| format!("{}: {}", entry.map, entry.text)).collect()
 }
