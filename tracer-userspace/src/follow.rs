@@ -7,6 +7,7 @@
 //! | [`joining`] | from events to told trajectories |
 //! | [`cluster`], `agents`, `trace` | by a cluster's agents: the API server's names, the agents' streams, what they are asked |
 //! | [`local`] | `tracer follow --local`: both in one process |
+//! | `expected` | what the nodes' own state says of the way, before a packet has shown it |
 //! | [`observe`] | `tracer observe`: the events as a stream |
 //! | [`merge`] | `tracer follow --from`: the streams of several machines |
 //! | `clocks` | what is said of clocks: whose they are, that one was set or stopped |
@@ -21,6 +22,7 @@
 mod agents;
 mod clocks;
 pub mod cluster;
+mod expected;
 pub mod joining;
 pub mod local;
 pub mod measure;

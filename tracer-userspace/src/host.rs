@@ -15,6 +15,7 @@
 //! | [`programs`] | which programs sit on a device's hooks, in running order |
 //! | [`settings`] | sysctls, connection tracking, and who translates Services |
 //! | [`tunnels`] | where tunnel devices lead |
+//! | [`wireguard`] | the peers of WireGuard devices |
 //! | [`routes`] | routes, rules, neighbours, and where MAC addresses are |
 //!
 //! Nothing in here changes the system.
@@ -35,3 +36,4 @@ pub mod survey;
 pub mod tunnels;
 
 pub(crate) mod netlink;
+pub mod wireguard;

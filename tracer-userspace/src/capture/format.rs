@@ -6,6 +6,7 @@ use tracer_common::ABI_VERSION;
 use tracer_common::record::HOP_RECORD_SIZE;
 
 use crate::stream::{FORMAT, convert, wire};
+use crate::trajectory::expect::topology::{PlannedHook, PlannedWay};
 use crate::trajectory::model::{DeviceRole, Direction, DropSighting, ObservationPoint, PodRef, PointId};
 
 #[allow(unreachable_pub, reason = "generated from proto/capture.proto, where everything is public")]
@@ -94,6 +95,35 @@ pub(crate) fn point_gone(id: PointId) -> Kind {
 
 pub(crate) fn dropped(drop: &DropSighting) -> Kind {
     Kind::Drop(Box::new(convert::drop_to_wire(drop)))
+}
+
+pub(crate) fn way(way: &PlannedWay) -> Kind {
+    let hook = |hook: &PlannedHook| message::Hook {
+        node: hook.node.to_string(),
+        ifindex: hook.ifindex,
+        direction: match hook.direction {
+            Direction::Ingress => wire::Direction::Ingress,
+            Direction::Egress => wire::Direction::Egress,
+        }
+        .into(),
+    };
+    let (from, to) = (way.from.to_string(), way.to.to_string());
+    Kind::Way(message::Way { from, to, hooks: way.hooks.iter().map(hook).collect() })
+}
+
+/// `None` where it cannot be one.
+pub(crate) fn way_from(way: message::Way) -> Option<PlannedWay> {
+    let name = |text: String| Some(convert::name(text).ok()?.into());
+    let hook = |hook: message::Hook| {
+        let direction = match hook.direction() {
+            wire::Direction::Ingress => Direction::Ingress,
+            wire::Direction::Egress => Direction::Egress,
+            wire::Direction::Unspecified => return None,
+        };
+        Some(PlannedHook { node: name(hook.node)?, ifindex: hook.ifindex, direction })
+    };
+    let hooks = way.hooks.into_iter().map(hook).collect::<Option<_>>()?;
+    Some(PlannedWay { from: name(way.from)?, to: name(way.to)?, hooks })
 }
 
 pub(crate) fn lost(node: &str, records: u64) -> Kind {

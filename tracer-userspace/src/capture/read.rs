@@ -13,7 +13,7 @@ use tracer_common::record::HopRecord;
 use tracer_pcap::read::{CaptureReader, Custom, Item, Packet as FilePacket, ReadError};
 
 use super::foreign::{Foreign, Place, Unusable};
-use super::format::{ENTERPRISE, Kind, message, record_of};
+use super::format::{self, ENTERPRISE, Kind, message, record_of};
 use crate::agent::decode;
 use crate::node::event::Event;
 use crate::stream::convert;
@@ -291,6 +291,13 @@ impl<R: Read> CaptureFile<R> {
             Kind::WatchesDrops(node) => {
                 Found::Event(Event::WatchesDrops { node: convert::name(node).ok()?.into() })
             }
+            Kind::Way(way) => match format::way_from(way) {
+                Some(way) => Found::Event(Event::Way(way)),
+                None => {
+                    self.skipped.notes += 1;
+                    return None;
+                }
+            },
             Kind::Objects(objects) => Found::Objects(objects),
         })
     }

@@ -25,6 +25,7 @@ use crate::follow::wall::WallClocks;
 use crate::node::event::Event;
 use crate::node::site::Names;
 use crate::output::text;
+use crate::trajectory::expect::topology::PlannedWay;
 use crate::trajectory::model::{
     ClockId, DeviceRole, Direction, Frame, ObservationPoint, PointId, Trajectory,
 };
@@ -50,6 +51,8 @@ pub struct CaptureWriter {
     clocks: BTreeMap<ClockId, Clock>,
     points: BTreeMap<PointId, (Arc<ObservationPoint>, u64)>,
     watched: Vec<Arc<str>>,
+    /// As [`Event::Way`] told them, the last of each two nodes.
+    ways: Vec<PlannedWay>,
     /// Records lost by node since the run's beginning.
     lost: BTreeMap<Arc<str>, u64>,
     waiting: BinaryHeap<Reverse<Waiting>>,
@@ -149,6 +152,7 @@ impl CaptureWriter {
             clocks: BTreeMap::new(),
             points: BTreeMap::new(),
             watched: Vec::new(),
+            ways: Vec::new(),
             lost: BTreeMap::new(),
             waiting: BinaryHeap::new(),
             next: 0,
@@ -205,6 +209,11 @@ impl CaptureWriter {
                 *self.lost.entry(Arc::clone(node)).or_default() += records;
                 self.wait(now_ns, Content::Note(format::note(0, format::lost(node, *records))));
                 Ok(())
+            }
+            Event::Way(way) => {
+                self.ways.retain(|known| (&known.from, &known.to) != (&way.from, &way.to));
+                self.ways.push(way.clone());
+                self.note(0, format::way(way))
             }
             Event::Sighting(_) | Event::Scope(_) => Ok(()),
         }
@@ -470,6 +479,9 @@ impl CaptureWriter {
         }
         for node in self.watched.clone() {
             self.note(0, Kind::WatchesDrops(node.to_string()))?;
+        }
+        for way in self.ways.clone() {
+            self.note(0, format::way(&way))?;
         }
         Ok(())
     }

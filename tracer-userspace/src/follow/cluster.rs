@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tracer_manifest::Kind;
 
 use super::agents::{Asking, Begun};
+use super::expected::Ways;
 use super::joining::Joining;
 use super::merge;
 use super::run::block_on;
@@ -29,6 +30,7 @@ use crate::kubernetes::agents::Agents;
 use crate::kubernetes::cluster::{Access, Attempt, Cluster, resource_of};
 use crate::kubernetes::watch::{Change, Told, objects};
 use crate::node::site::{Names, monotonic_ns};
+use crate::trajectory::expect::topology::PlannedWay;
 use crate::trajectory::model::PodRef;
 
 /// The kinds that names are made of, as RBAC calls them.
@@ -95,6 +97,8 @@ async fn open(access: &Access, asked: &SelectionArgs) -> Result<(Cluster, Feed),
 /// What comes from the cluster beside the streams' messages.
 pub(super) enum News {
     Stream(Begun),
+    /// What nodes say of the way between them.
+    Ways(Vec<PlannedWay>),
     /// Pods came or went.
     Selection(Box<Selection>),
 }
@@ -106,6 +110,8 @@ pub(super) struct Feed {
     changes: mpsc::Receiver<Told>,
     begun: mpsc::Receiver<Begun>,
     asking: Option<Asking>,
+    ways: Option<Ways>,
+    found_ways: mpsc::Receiver<Vec<PlannedWay>>,
     /// What is followed, for the task that keeps the trace.
     selection: Option<watch::Sender<Selection>>,
     /// Nodes whose agents are asked, or that have none.
@@ -121,13 +127,15 @@ impl Feed {
         let (names, changes) = read_names(cluster).await?;
         let namespace = asked.namespace.clone().or_else(|| Some(cluster.namespace.clone()));
         let asked = SelectionArgs { namespace, ..asked.clone() };
-        let (_, begun) = mpsc::channel(1);
+        let ((_, begun), (_, found_ways)) = (mpsc::channel(1), mpsc::channel(1));
         Ok(Self {
             names,
             asked,
             changes,
             begun,
             asking: None,
+            ways: None,
+            found_ways,
             selection: None,
             nodes: BTreeSet::new(),
             streams: 0,
@@ -160,7 +168,10 @@ impl Feed {
                 return Err(failure);
             }
         };
+        let (ways, found_ways) = Ways::new(asking.agents.clone());
+        (self.ways, self.found_ways) = (Some(ways), found_ways);
         (self.begun, self.asking, self.selection) = (begun, Some(asking), Some(sender));
+        self.ask_for_ways(selection);
         for node in self.nodes_of(selection) {
             if agents.contains_key(&node) {
                 self.streams += 1;
@@ -180,6 +191,7 @@ impl Feed {
         loop {
             tokio::select! {
                 Some(begun) = self.begun.recv() => return News::Stream(begun),
+                Some(ways) = self.found_ways.recv() => return News::Ways(ways),
                 Some(told) = self.changes.recv() => {
                     if let Some(selection) = self.take(told) {
                         return News::Selection(Box::new(selection));
@@ -194,6 +206,13 @@ impl Feed {
     pub(super) fn ask_for(&mut self, selection: &Selection) {
         for node in self.nodes_of(selection) {
             self.ask(node);
+        }
+        self.ask_for_ways(selection);
+    }
+
+    fn ask_for_ways(&mut self, selection: &Selection) {
+        if let Some(ways) = &mut self.ways {
+            self.names.with(|inventory| ways.ask(inventory, selection));
         }
     }
 

@@ -130,6 +130,7 @@ impl Joining {
             Event::WatchesDrops { node } => self.correlator.watch_drops(&node),
             Event::Drop(drop) => self.correlator.push_drop(drop),
             Event::Lost { node, records } => self.correlator.report_loss(&node, records, self.now_ns),
+            Event::Way(way) => self.correlator.plan_way(way),
             Event::Scope(scope) => self.correlator.set_scopes(vec![scope]),
         }
     }

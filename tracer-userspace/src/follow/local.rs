@@ -15,6 +15,7 @@ use super::silence;
 use super::teller::Telling;
 use crate::app::{Failure, notice};
 use crate::cli::RunArgs;
+use crate::node::event::Event;
 use crate::node::site::{both_clocks_ns, monotonic_ns};
 use crate::trajectory::model::ClockId;
 
@@ -37,6 +38,9 @@ pub fn run(args: &RunArgs, inventory: &Path, telling: Telling<'_>) -> Result<(),
             telling.capture_bytes(),
             &mut |event| joining.take(event),
         )?;
+        for way in observation.ways() {
+            joining.take(Event::Way(way));
+        }
         notice(&format!(
             "following {} at {}; Ctrl-C ends with a summary",
             silence::what(observation.selection()),

@@ -214,6 +214,7 @@ impl<'a> Merge<'a> {
                 sources.add(&path, messages);
                 self.streams.push(Stream::new(path, false));
             }
+            News::Ways(ways) => ways.into_iter().for_each(|way| self.joining.take(Event::Way(way))),
             News::Selection(selection) => {
                 self.joining.take(Event::Scope(scope_of(&selection)));
                 if let Some(feed) = feed {

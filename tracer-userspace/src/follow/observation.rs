@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::expected::ways_here;
 use super::select::Selection;
 use super::wanted::{ends_of, filter_of, pods_of, resolve, scope_of};
 use crate::agent::attach::{AttachError, AttachMode};
@@ -21,6 +22,7 @@ use crate::inventory::Inventory;
 use crate::node::event::Event;
 use crate::node::machine::{Changed, Happening, Machine, drop_reasons};
 use crate::node::site::{Site, boot_id};
+use crate::trajectory::expect::topology::PlannedWay;
 use crate::trajectory::model::{ClockId, ObservationPoint};
 
 /// See the module. Detaches when dropped.
@@ -30,6 +32,8 @@ pub struct Observation<'a> {
     capture: Option<CaptureBytes>,
     selection: Selection,
     machine: Machine,
+    /// Its release.
+    kernel: String,
 }
 
 pub(super) fn check_preflight() -> Result<Kernel, Failure> {
@@ -109,7 +113,7 @@ impl<'a> Observation<'a> {
             notice(&format!("note: kernel {} does not tell of drops: {error}", kernel.release));
         }
         emit(Event::Clock { clock: ClockId(0), boot_id: boot_id()? });
-        let mut observation = Self { asked, hooks, capture, selection, machine };
+        let mut observation = Self { asked, hooks, capture, selection, machine, kernel: kernel.release };
         observation.want(emit)?;
         observation.tell_problems()?;
         Ok(observation)
@@ -124,6 +128,12 @@ impl<'a> Observation<'a> {
     #[must_use]
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// Which way packets should take, as this machine has it.
+    #[must_use]
+    pub fn ways(&self) -> Vec<PlannedWay> {
+        ways_here(self.machine.site(), &self.kernel, &self.selection)
     }
 
     /// Waits for what happens next. May be dropped and asked again at any time.
@@ -159,6 +169,7 @@ impl<'a> Observation<'a> {
     }
 
     fn inventory_changed(&mut self, emit: &mut impl FnMut(Event)) {
+        let before = self.selection.scope().nodes;
         match self.machine.site().names().with(|inventory| resolve(inventory, self.asked)) {
             Ok(selection) => self.selection = selection,
             // The pod may come back under the same name; until then its last addresses are followed.
@@ -172,6 +183,9 @@ impl<'a> Observation<'a> {
             notice(&format!("warning: {error}"));
         }
         emit(Event::Scope(scope_of(&self.selection)));
+        if self.selection.scope().nodes != before {
+            self.ways().into_iter().for_each(|way| emit(Event::Way(way)));
+        }
     }
 
     fn tell_problems(&self) -> Result<(), Failure> {

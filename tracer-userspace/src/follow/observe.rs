@@ -124,9 +124,11 @@ impl Telling {
                 Event::Sighting(sighting) => self.writer.sighting(&sighting),
                 Event::Drop(drop) => self.writer.dropped(&drop),
                 // The first message or the totals say it, and the reader has an inventory of its own.
-                Event::Clock { .. } | Event::WatchesDrops { .. } | Event::Lost { .. } | Event::Scope(_) => {
-                    Ok(())
-                }
+                Event::Clock { .. }
+                | Event::WatchesDrops { .. }
+                | Event::Lost { .. }
+                | Event::Way(_)
+                | Event::Scope(_) => Ok(()),
             };
         }
     }

@@ -100,10 +100,15 @@ pub fn translators(netns: &Netns) -> io::Result<Translators> {
     let (iptables, ipvs) = netns.run(|| {
         let read = |file: &str| fs::read_to_string(format!("/proc/thread-self/net/{file}"));
         let names = ["ip_tables_names", "ip6_tables_names"].map(|file| read(file).unwrap_or_default());
-        (names.concat(), read("ip_vs").unwrap_or_default())
+        (names.concat(), read("ip_vs"))
     })?;
     found.iptables = iptables.lines().map(str::to_owned).collect();
-    found.ipvs = virtual_servers(&ipvs);
+    match ipvs {
+        Ok(ipvs) => found.ipvs = virtual_servers(&ipvs),
+        // Without the module.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => found.problems.push(format!("IPVS cannot be read: {error}")),
+    }
     match nftables(netns) {
         Ok((tables, chains)) => (found.nft_tables, found.nft_chains) = (tables, chains),
         // Without the module there is nothing to read.

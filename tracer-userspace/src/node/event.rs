@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::trajectory::correlate::FollowScope;
+use crate::trajectory::expect::topology::PlannedWay;
 use crate::trajectory::model::{ClockId, DropSighting, ObservationPoint, PointId, Sighting};
 
 /// One thing that was observed.
@@ -33,6 +34,8 @@ pub enum Event {
         node: Arc<str>,
         records: u64,
     },
+    /// Packets from one node to another should pass these hooks, as the nodes' routes and maps have it.
+    Way(PlannedWay),
     /// What is followed has other addresses: pods came or went.
     Scope(FollowScope),
 }

@@ -290,7 +290,8 @@ fn reverse_path(half: &Half, sender: Option<&Half>, other: &End) -> Option<Findi
 fn tunnel_end(half: &Half, inventory: &Inventory, other: &End) -> Option<Finding> {
     let tunnel = half.outgoing.tunnel.as_ref()?;
     let Some(remote) = tunnel.remote else {
-        if tunnel.device.kind == "wireguard" {
+        // Its peers could not be read.
+        if tunnel.device.kind == "wireguard" && tunnel.told_by == "route" {
             return None;
         }
         let text = format!(

@@ -19,6 +19,7 @@ use crate::host::routes::{
 use crate::host::settings;
 use crate::host::survey::{LocalNode, LocalPod, Survey};
 use crate::host::tunnels;
+use crate::host::wireguard;
 
 /// Devices by which packets may come, that are looked at.
 const MOST_ARRIVALS: usize = 16;
@@ -166,6 +167,9 @@ impl<'a> Looker<'a> {
         if let Some(remote) = kind.remote {
             return Some(self.tunnel(device, Some(remote), "device", identifier));
         }
+        if device.kind == "wireguard" {
+            return Some(self.tunnel_of_wireguard(device, target));
+        }
         let hop = outgoing.next_hop.as_ref()?;
         if matches!(device.kind.as_str(), "ipip" | "sit" | "gre" | "ip6tnl") {
             // Without a far end of its own, the next hop is it (route `via NODE dev tunl0 onlink`).
@@ -195,6 +199,24 @@ impl<'a> Looker<'a> {
         Some(self.tunnel(device, remote, "bridge fdb", identifier))
     }
 
+    /// By the peer that has the target's network.
+    fn tunnel_of_wireguard(&mut self, device: Device, target: IpAddr) -> TunnelHop {
+        let found = match wireguard::read(&self.netns, device.ifindex) {
+            Ok(found) => found,
+            Err(error) => {
+                self.half.problems.push(format!("the peers of {} cannot be read: {error}", device.name));
+                return self.tunnel(device, None, "route", None);
+            }
+        };
+        match found.peer_for(target) {
+            Some((peer, (network, bits))) => {
+                let told_by = format!("wireguard peer {} with allowed ips {network}/{bits}", peer.public_key);
+                self.marked_tunnel(device, peer.endpoint, &told_by, None, found.mark)
+            }
+            None => self.tunnel(device, None, "wireguard: no peer has its network", None),
+        }
+    }
+
     /// With the way of the tunnel's own packets.
     fn tunnel(
         &mut self,
@@ -202,6 +224,18 @@ impl<'a> Looker<'a> {
         remote: Option<IpAddr>,
         told_by: &str,
         identifier: Option<u32>,
+    ) -> TunnelHop {
+        self.marked_tunnel(device, remote, told_by, identifier, 0)
+    }
+
+    /// As [`Looker::tunnel`], where the tunnel's own packets have a mark, by which rules may choose their way.
+    fn marked_tunnel(
+        &mut self,
+        device: Device,
+        remote: Option<IpAddr>,
+        told_by: &str,
+        identifier: Option<u32>,
+        mark: u32,
     ) -> TunnelHop {
         let mut hop = TunnelHop {
             device,
@@ -214,7 +248,8 @@ impl<'a> Looker<'a> {
         };
         let Some(remote) = remote else { return hop };
         let local = hop.device.tunnel.as_ref().and_then(|tunnel| tunnel.local);
-        let route = answer(&mut self.routing, &RouteQuestion::to(remote, local), &self.snapshot);
+        let question = RouteQuestion { mark, ..RouteQuestion::to(remote, local) };
+        let route = answer(&mut self.routing, &question, &self.snapshot);
         if let Some(route) = route.route().filter(|route| route.kind == "unicast") {
             hop.next_hop = Some(next_hop(route, remote, &self.neighbours, &self.snapshot));
             hop.nic = self.device(route.ifindex);
@@ -251,7 +286,7 @@ impl<'a> Looker<'a> {
     }
 
     /// Tunnels, and the devices by which the node reaches others: how the other node sends, this one does not know.
-    fn arrivals(&self) -> Vec<u32> {
+    fn arrivals(&mut self) -> Vec<u32> {
         let outgoing = &self.half.outgoing;
         let of_way = [
             outgoing.tunnel.as_ref().map(|tunnel| tunnel.device.ifindex),
@@ -266,6 +301,11 @@ impl<'a> Looker<'a> {
         found.retain(|ifindex| !own.iter().flatten().any(|device| device.ifindex == *ifindex));
         let mut known = std::collections::BTreeSet::new();
         found.retain(|ifindex| known.insert(*ifindex));
+        if let Some(more) = found.len().checked_sub(MOST_ARRIVALS).filter(|more| *more > 0) {
+            self.half
+                .problems
+                .push(format!("{more} more devices by which packets may come are not looked at"));
+        }
         found.truncate(MOST_ARRIVALS);
         found
     }

@@ -269,6 +269,10 @@ fn deliver(half: &Half, sender: Option<&Half>, is_one_node: bool, is_switched: b
     let incoming = &half.incoming;
     let mut evidence: Vec<String> =
         beside.into_iter().flat_map(|sender| sender.services.iter().map(translation)).collect();
+    // The Service's own client gets the answer.
+    evidence.extend(half.services.iter().map(|service| {
+        format!("Service: as the answer to a connection that {} has translated it gets the Service's address again", service.by)
+    }));
     evidence.extend(incoming.route.iter().map(|route| format!("route on the node: {route}")));
     evidence.extend(incoming.neighbour.iter().map(|hop| format!("the pod: {}", neighbour(hop))));
     if let Some(device) = &half.device {

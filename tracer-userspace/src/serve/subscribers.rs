@@ -145,7 +145,11 @@ impl Subscribers {
                 }
             }
             // The first message or the totals say it.
-            Event::Clock { .. } | Event::WatchesDrops { .. } | Event::Lost { .. } | Event::Scope(_) => {}
+            Event::Clock { .. }
+            | Event::WatchesDrops { .. }
+            | Event::Lost { .. }
+            | Event::Way(_)
+            | Event::Scope(_) => {}
         }
     }
 

@@ -50,7 +50,7 @@ use crate::trajectory::correlate::history::History;
 use crate::trajectory::correlate::index::{Content, Index};
 use crate::trajectory::correlate::open::{Handle, Open, Progress, Segment};
 use crate::trajectory::correlate::relate::Earlier;
-use crate::trajectory::expect::topology::{Learnt, Topology};
+use crate::trajectory::expect::topology::{Learnt, PlannedWay, Topology};
 use crate::trajectory::hash::FastState;
 use crate::trajectory::model::{
     Directory, ObservationPoint, Packet, PointId, Quote, ServiceRef, Sighting, Trajectory,
@@ -252,6 +252,12 @@ impl<D: Directory> Correlator<D> {
     /// Tells that a point is gone with its device.
     pub fn remove_point(&mut self, id: PointId) {
         self.topology.remove(id);
+    }
+
+    /// Tells which devices packets from one node to another should pass: what is expected of them until one of them has
+    /// shown its way.
+    pub fn plan_way(&mut self, way: PlannedWay) {
+        self.learnt.plan(way);
     }
 
     /// Replaces what is followed, as pods come and go.

@@ -17,7 +17,7 @@ use crate::trajectory::expect::topology::{Learnt, Topology, Way};
 use crate::trajectory::expect::visit::{Conditions, Exit, Visit, plan_visits};
 use crate::trajectory::expect::words::records_were;
 use crate::trajectory::model::{ObservationPoint, Owner, Packet, PodRef};
-use crate::trajectory::order::{NIC_IN, NIC_OUT, PEER_IN, POD_IN, Stage, TUNNEL_IN, TUNNEL_OUT};
+use crate::trajectory::order::{NIC_IN, NIC_OUT, PEER_IN, POD_IN, Stage, TUNNEL_IN};
 
 pub use crate::trajectory::expect::words::describe;
 
@@ -443,22 +443,13 @@ fn conclude_unresolved(last: &Seen<'_>, facts: &Facts<'_>) -> End {
 pub fn learn(learnt: &mut Learnt, seen: &[Seen<'_>], expectation: &Expectation) {
     let mut way = Way::default();
     for (i, hop) in seen.iter().enumerate() {
-        let id = Some(hop.point.id);
-        match Stage::of(hop.point) {
-            TUNNEL_OUT => way.tunnel_out = id,
-            NIC_OUT => way.nic_out = id,
-            NIC_IN => way.nic_in = id,
-            TUNNEL_IN => way.tunnel_in = id,
-            _ => {}
-        }
+        way.set(hop.point);
         let Some(next) = seen.get(i + 1).filter(|next| next.point.node != hop.point.node) else { continue };
         for arriving in &seen[i + 1..] {
-            let id = Some(arriving.point.id);
-            match Stage::of(arriving.point) {
-                NIC_IN => way.nic_in = id,
-                TUNNEL_IN => way.tunnel_in = id,
-                _ => break,
+            if !matches!(Stage::of(arriving.point), NIC_IN | TUNNEL_IN) {
+                break;
             }
+            way.set(arriving.point);
         }
         learnt.learn_way(&hop.point.node, &next.point.node, way);
         way = Way::default();

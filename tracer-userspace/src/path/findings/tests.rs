@@ -1,4 +1,4 @@
-//! Rules that a lab cannot break: the rest is proven in `tests/integration/tests/path.rs`.
+//! Rules that a lab cannot break: the rest is proven in `tests/integration/tests/path`.
 
 use super::*;
 use crate::host::tunnels::Tunnel;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::trajectory::model::{DeviceRole, ObservationPoint, PodRef, PointId};
-use crate::trajectory::order::Stage;
+use crate::trajectory::model::{DeviceRole, Direction, ObservationPoint, PodRef, PointId};
+use crate::trajectory::order::{NIC_IN, NIC_OUT, Stage, TUNNEL_IN, TUNNEL_OUT};
 use crate::trajectory::recent::Recent;
 use crate::trajectory::rewrite::Endpoint;
 
@@ -133,6 +133,12 @@ impl Topology {
         found
     }
 
+    /// The node's device with this number, in one direction.
+    fn device(&self, hook: &PlannedHook) -> Option<&Arc<ObservationPoint>> {
+        let mut points = self.nodes.get(&hook.node)?.iter().filter_map(|id| self.get(*id));
+        points.find(|point| point.ifindex == hook.ifindex && point.direction == hook.direction)
+    }
+
     /// Whether the node has observed devices whose place on a path is not fixed.
     #[must_use]
     pub fn has_other(&self, node: &str) -> bool {
@@ -152,11 +158,29 @@ fn same_pod(a: Option<&PodRef>, b: &PodRef) -> bool {
     a.is_some_and(|a| a.is_same(b))
 }
 
-/// What complete trajectories of the same run have shown.
+/// The hooks that packets from one node to another should pass, of the nodes' own devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedWay {
+    pub from: Arc<str>,
+    pub to: Arc<str>,
+    pub hooks: Vec<PlannedHook>,
+}
+
+/// A hook of a node's own device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedHook {
+    pub node: Arc<str>,
+    pub ifindex: u32,
+    pub direction: Direction,
+}
+
+/// What complete trajectories of the same run have shown, and before there are any, what the nodes' own state says.
 #[derive(Debug)]
 pub struct Learnt {
     /// From node to node: the devices between the two pods' peers.
     pairs: Recent<(Arc<str>, Arc<str>), Way>,
+    /// The same as routes and maps have it. Devices are looked up when asked for: they come and go.
+    planned: Recent<(Arc<str>, Arc<str>), Vec<PlannedHook>>,
     /// (hop before, hook that is passed by).
     skips: Recent<(PointId, PointId), ()>,
     /// Addresses and ports of which NAT rewrites a packet's destination: it does not end there.
@@ -172,6 +196,7 @@ impl Default for Learnt {
     fn default() -> Self {
         Self {
             pairs: Recent::new(MAX_LEARNT),
+            planned: Recent::new(MAX_LEARNT),
             skips: Recent::new(MAX_LEARNT),
             translated: Recent::new(MAX_LEARNT),
             flows: Recent::new(MAX_LEARNT),
@@ -188,21 +213,50 @@ pub struct Way {
     pub tunnel_in: Option<PointId>,
 }
 
+impl Way {
+    /// Of the hooks those that are observed.
+    fn along(topology: &Topology, hooks: &[PlannedHook]) -> Self {
+        let mut way = Self::default();
+        for point in hooks.iter().filter_map(|hook| topology.device(hook)) {
+            way.set(point);
+        }
+        way
+    }
+
+    /// Takes in a device of the way; others are not part of it.
+    pub fn set(&mut self, point: &ObservationPoint) {
+        match Stage::of(point) {
+            TUNNEL_OUT => self.tunnel_out = Some(point.id),
+            NIC_OUT => self.nic_out = Some(point.id),
+            NIC_IN => self.nic_in = Some(point.id),
+            TUNNEL_IN => self.tunnel_in = Some(point.id),
+            _ => {}
+        }
+    }
+}
+
 impl Learnt {
-    /// The devices used between two nodes, once a packet showed them.
+    /// The devices used between two nodes: as a packet showed them, else as planned.
     #[must_use]
-    pub fn way(&self, from: &Arc<str>, to: &Arc<str>) -> Option<Way> {
-        if self.pairs.is_empty() {
+    pub fn way(&self, topology: &Topology, from: &Arc<str>, to: &Arc<str>) -> Option<Way> {
+        if self.pairs.is_empty() && self.planned.is_empty() {
             return None;
         }
-        self.pairs.get(&(from.clone(), to.clone())).copied()
+        let key = (from.clone(), to.clone());
+        self.pairs.get(&key).copied().or_else(|| Some(Way::along(topology, self.planned.get(&key)?)))
     }
 
     /// Remembers the devices used between two nodes.
     pub fn learn_way(&mut self, from: &Arc<str>, to: &Arc<str>, way: Way) {
-        if self.way(from, to) != Some(way) {
-            self.pairs.insert((from.clone(), to.clone()), way);
+        let key = (from.clone(), to.clone());
+        if self.pairs.get(&key) != Some(&way) {
+            self.pairs.insert(key, way);
         }
+    }
+
+    /// Takes in which devices packets between two nodes should pass, until a packet has shown it.
+    pub fn plan(&mut self, way: PlannedWay) {
+        self.planned.insert((way.from, way.to), way.hooks);
     }
 
     /// Whether packets are known to pass by `missing` after `before`.

@@ -156,8 +156,8 @@ impl<'a> Conditions<'a> {
         let one_bridge = source_bridge.is_some() && source_bridge == target_bridge;
         let unresolved = matches!(visit.exit, Exit::Unresolved | Exit::Outside);
 
-        let way_in = previous.and_then(|from| facts.learnt.way(&from.node, &visit.node));
-        let way_out = next.and_then(|to| facts.learnt.way(&visit.node, &to.node));
+        let way_in = previous.and_then(|from| facts.learnt.way(topology, &from.node, &visit.node));
+        let way_out = next.and_then(|to| facts.learnt.way(topology, &visit.node, &to.node));
         let of = |visit: Option<&Visit<'_>>| visit.map_or(&seen[0..0], |visit| &seen[visit.hops.clone()]);
         let arriving = Tunnelled::on(of(previous), NIC_OUT, TUNNEL_OUT).or(hops, NIC_IN, TUNNEL_IN);
         let leaving = Tunnelled::on(of(next), NIC_IN, TUNNEL_IN).or(hops, NIC_OUT, TUNNEL_OUT);

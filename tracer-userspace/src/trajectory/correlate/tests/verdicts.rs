@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::trajectory::correlate::{CorrelatorConfig, FollowScope};
+use crate::trajectory::expect::topology::{PlannedHook, PlannedWay};
 use crate::trajectory::model::{ServiceRef, Trajectory, Verdict};
 use crate::trajectory::testing::{
     ACK, CLUSTER_IP, CURL, HTTPBIN, MS, ROUTED, ROUTED_SERVICE, SECOND, SYN, hooks, ip, ping, run, tcp,
@@ -23,6 +24,34 @@ fn a_packet_that_is_not_seen_again_is_lost_after_its_last_hop() {
     assert_eq!((lost.hops.len(), lost.expected_hops), (4, 8), "the tunnel on n2 was learnt from the first");
     assert_eq!(lost.missing[0].reason, "suspected loss: seen neither here nor later, 0 records lost");
     assert_eq!(lost.missing[1].reason, "not reached");
+}
+
+#[test]
+fn a_packet_is_expected_where_the_nodes_would_send_it_until_one_has_shown_another_way() {
+    let world = two_nodes(false, "vxlan");
+    let way = ["n1/vxlan>", "n1/eth0>", "n2/eth0<", "n2/vxlan<"].map(|hook| {
+        let point = world.at(hook);
+        PlannedHook { node: point.node.clone(), ifindex: point.ifindex, direction: point.direction }
+    });
+    let planned = || {
+        let mut correlator = world.correlator(CorrelatorConfig::default());
+        correlator.plan_way(PlannedWay { from: "n1".into(), to: "n2".into(), hooks: way.to_vec() });
+        correlator
+    };
+    let first = world.walk(SECOND, &ping(CURL, HTTPBIN, 1), &ROUTED[..2]);
+    let (routed, unpacked) =
+        ([ROUTED[0], ROUTED[1], ("n1/eth0>", &[][..])], [ROUTED[4], ROUTED[6], ROUTED[7]]);
+    let beside_the_tunnel = world.walk(SECOND, &ping(CURL, HTTPBIN, 2), &[routed, unpacked].concat());
+    let second = world.walk(SECOND + MS, &ping(CURL, HTTPBIN, 3), &ROUTED[..2]);
+
+    let alone = run(&mut planned(), first);
+    let after_another_way = run(&mut planned(), [beside_the_tunnel, second].concat());
+
+    let expected = "vxlan egress on n1".to_owned();
+    assert_eq!(alone[0].verdict, Verdict::Lost { after: world.at("n1/vethcurl<").id, expected });
+    assert_eq!((alone[0].hops.len(), alone[0].expected_hops), (2, 8));
+    assert_eq!(after_another_way[0].verdict, Verdict::Delivered);
+    assert_eq!((after_another_way[1].hops.len(), after_another_way[1].expected_hops), (2, 6));
 }
 
 #[test]

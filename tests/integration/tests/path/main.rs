@@ -1,14 +1,18 @@
 //! `tracer path`: the way before there is a packet, as the two reference walks find it by hand, and what looks wrong on it.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
+mod findings;
+mod walks;
+
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
-use tracer_integration::{Tracer, has_tcx, lab, patient};
-use tracer_lab::{Direction, Foreign, ForeignHook, ForeignVerdict, Lab, Netns, Node, Pod, Topology};
+use tracer_integration::{Tracer, lab, patient};
+use tracer_lab::{Fault, Flood, Lab, Netns, Node, Topology};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -38,9 +42,13 @@ fn step<'a>(path: &'a Value, way: &str, device: &str, direction: &str) -> (&'a V
     (step, step["evidence"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect())
 }
 
+fn evidence_of(step: &Value) -> Vec<String> {
+    step["evidence"].as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect()
+}
+
 #[track_caller]
-fn says(evidence: &[&str], text: &str) {
-    assert!(evidence.iter().any(|line| line.contains(text)), "{text:?} is not in {evidence:#?}");
+fn says(evidence: &[impl AsRef<str> + std::fmt::Debug], text: &str) {
+    assert!(evidence.iter().any(|line| line.as_ref().contains(text)), "{text:?} is not in {evidence:#?}");
 }
 
 fn hooks(path: &Value, way: &str) -> Vec<String> {
@@ -70,65 +78,69 @@ fn ip(node: &Node, arguments: &[&str]) -> String {
     run_in(node.netns(), "ip", arguments)
 }
 
+fn far(lab: &Lab) -> Node {
+    lab.node_of(&lab.pod("httpbin"))
+}
+
+fn near(lab: &Lab) -> Node {
+    lab.node_of(&lab.pod("curl"))
+}
+
+/// What is lost before any packet has shown a way is expected where the nodes' own state would have sent it.
 #[test]
-fn every_value_of_walk_1_is_found_by_one_command() {
-    let lab = lab(Topology::CiliumLegacyRouting).unwrap();
+fn the_first_packet_is_expected_at_the_hooks_of_the_way() {
+    let lab = lab(Topology::RoutedVxlan).unwrap();
+    let tracer = Tracer::new(&lab).unwrap();
+    let (curl, httpbin, port) = (lab.pod("curl"), lab.pod("httpbin"), 9001);
+    let _fault = lab.inject(near(&lab).name(), Fault::DropRule { port }).unwrap();
+    let follow = tracer.follow(&["--pod", "curl", "--to", "httpbin", "--protocol", "udp"]).unwrap();
+    let one = Flood { packets: 1, payload: 100, rate: None };
+    curl.udp_flood(SocketAddr::new(httpbin.ipv4().into(), port), one).unwrap();
+    let told = follow.eventually(patient(SOON), "the packet", |told| !told.is_empty());
+    follow.stop().unwrap();
+
+    let way = path(&tracer, "httpbin", &[]);
+
+    let lost = &told[0];
+    let expected: Vec<_> =
+        way["there"].as_array().unwrap()[2..].iter().map(|step| step["name"].clone()).collect();
+    let missing: Vec<_> = lost.missing.iter().map(|missing| missing.point.as_str()).collect();
+    assert_eq!((lost.hops.len(), missing.len()), (2, expected.len()), "{lost}");
+    for (missing, expected) in missing.iter().zip(&expected) {
+        assert!(missing.contains(expected.as_str().unwrap()), "{expected}: {lost}");
+    }
+}
+
+/// A WireGuard device sends to the peer that has the target's network.
+#[test]
+fn the_far_end_of_wireguard_is_its_peers() {
+    if let Some(lacking) = Topology::CalicoWireguard.lacking().unwrap() {
+        assert!(lab(Topology::CalicoWireguard).err().unwrap().to_string().ends_with(&lacking));
+        return;
+    }
+    let lab = lab(Topology::CalicoWireguard).unwrap();
     let tracer = Tracer::new(&lab).unwrap();
     talk(&lab);
 
     let way = path(&tracer, "httpbin", &[]);
 
-    // 2: the target's address.
-    assert_eq!(way["to"]["ip"], "10.244.1.246");
-    // 3.1: the route in the pod. 3.2: the next hop's MAC.
-    let pod = &way["there"][0];
-    let evidence: Vec<_> =
-        pod["evidence"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
-    says(&evidence, "10.244.1.246 via 10.244.0.237 dev eth0 src 10.244.0.153");
-    says(&evidence, "10.244.0.237 dev eth0 lladdr f6:25:f2:9e:91:49");
-    // 3.3: it is not the pod's own.
-    assert_eq!(pod["device"], "256: eth0@if257");
-    says(&evidence, "256: eth0@if257, MAC 9a:b4:aa:83:18:62, mtu 1500");
-    // 3.4: but that of the node's end.
-    says(&evidence, "f6:25:f2:9e:91:49 is 257: lxced3096cb2cb1@if256: the node's end of the pod's pair");
-    let (end, evidence) = step(&way, "there", "lxced3096cb2cb1", "ingress");
-    assert_eq!(
-        (&end["device"], &end["node"]),
-        (&"257: lxced3096cb2cb1@if256".into(), &"telekom-xwkb3".into())
+    let (packs, evidence) = step(&way, "there", "wireguard.cali", "egress");
+    assert_eq!(packs["what"], format!("packs it for {}", far(&lab).ipv4()));
+    let peers = run_in(near(&lab).netns(), "wg", &["show", "wireguard.cali", "allowed-ips"]);
+    let (key, networks) = peers.trim().split_once('\t').unwrap();
+    says(&evidence, &format!("wireguard peer {key} with allowed ips "));
+    assert!(
+        networks.split(' ').any(|network| evidence.iter().any(|line| line.contains(network))),
+        "{evidence:#?}"
     );
-    says(&evidence, "MAC f6:25:f2:9e:91:49");
-    // 3.5 and 3.6: the program there, with its id, tag and sizes.
-    says(&evidence, "ingress: cil_from_container id ");
-    says(&evidence, " gpl, loaded ");
-    says(&evidence, ", map_ids ");
-    // 3.7: what it does.
-    assert!(end["what"].as_str().unwrap().contains("packs and redirects"), "{end}");
-    // 3.8: the tunnel, and whose its far end is.
-    let (tunnel, evidence) = step(&way, "there", "cilium_vxlan", "egress");
-    says(&evidence, "cilium_ipcache: 10.244.1.246/32 identity=2735 encryptkey=0 tunnelendpoint=10.135.0.12");
-    assert_eq!(tunnel["what"], "packs it for 10.135.0.12");
-    says(&evidence, "far end 10.135.0.12 (cilium_ipcache says so), for telekom-xwkb8");
-    // 4: the endpoint on the other node, its device there and in the pod.
-    let (end, evidence) = step(&way, "there", "lxc0f9f206e5d0b", "egress");
-    says(
-        &evidence,
-        "cilium_lxc: 10.244.1.246:0 id=1574 sec_id=2735 flags=0x0000 ifindex=131 mac=C2:36:A6:D2:9C:CE \
-         nodemac=DA:22:1A:46:FE:6A",
-    );
-    assert_eq!(end["device"], "131: lxc0f9f206e5d0b@if130");
-    says(&evidence, "MAC da:22:1a:46:fe:6a");
-    let last = way["there"].as_array().unwrap().last().unwrap();
-    assert_eq!((&last["device"], &last["direction"]), (&"130: eth0@if131".into(), &"ingress".into()));
-    says(
-        &last["evidence"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect::<Vec<_>>(),
-        "MAC c2:36:a6:d2:9c:ce",
-    );
-    assert_eq!(rules(&way), Vec::<String>::new(), "{:#}", way["findings"]);
-    assert_eq!(way["notes"].as_array().unwrap().len(), 0, "{}", way["notes"]);
+
+    run_in(near(&lab).netns(), "wg", &["set", "wireguard.cali", "peer", key, "allowed-ips", "192.0.2.0/24"]);
+
+    assert_eq!(rules(&path(&tracer, "httpbin", &[])), ["tunnel-end-unknown"]);
 }
 
 #[test]
-fn what_is_printed_is_what_ip_and_bpftool_print() {
+fn what_is_printed_is_what_ip_ethtool_and_bpftool_print() {
     let lab = lab(Topology::CiliumLegacyRouting).unwrap();
     let tracer = Tracer::new(&lab).unwrap();
     talk(&lab);
@@ -153,6 +165,13 @@ fn what_is_printed_is_what_ip_and_bpftool_print() {
     ] {
         assert!(link.contains(&value), "{value}: {link}");
     }
+    let name = device["name"].as_str().unwrap();
+    let of_driver = run_in(node.netns(), "ethtool", &["-i", name]);
+    assert!(of_driver.contains(&format!("driver: {}\n", device["kind"].as_str().unwrap())), "{of_driver}");
+    assert_eq!((&device["up"], device["peer"].as_u64()), (&true.into(), Some(u64::from(curl.ifindex()))));
+    assert!(run_in(node.netns(), "ethtool", &[name]).contains("Link detected: yes"));
+    let statistics = run_in(node.netns(), "ethtool", &["-S", name]);
+    assert!(statistics.contains(&format!("peer_ifindex: {}\n", curl.ifindex())), "{statistics}");
     let program = &device["ingress"][0];
     let shown = run_in(node.netns(), "bpftool", &["-j", "prog", "show", "id", &program["id"].to_string()]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
@@ -336,198 +355,6 @@ fn a_packet_that_was_seen_is_laid_beside_the_way() {
         way["difference"]["hooks"].as_array().unwrap().iter().map(|line| &line["mark"]).collect();
     assert_eq!(marks.len(), 8, "{way:#}");
     assert!(marks.iter().all(|mark| **mark == "same"), "{:#}", way["difference"]);
-}
-
-/// What is done to a lab, and what must be said of it then.
-struct Case {
-    rule: &'static str,
-    topology: Topology,
-    break_it: fn(&Lab) -> Option<tracer_lab::ForeignProgram>,
-}
-
-fn far(lab: &Lab) -> Node {
-    lab.node_of(&lab.pod("httpbin"))
-}
-
-fn near(lab: &Lab) -> Node {
-    lab.node_of(&lab.pod("curl"))
-}
-
-fn in_pod(pod: &Pod, arguments: &[&str]) {
-    run_in(pod.netns(), "ip", arguments);
-}
-
-#[test]
-fn each_thing_that_looks_wrong_is_said_where_it_is_and_only_there() {
-    let cases = [
-        Case {
-            rule: "no-route",
-            topology: Topology::RoutedVxlan,
-            break_it: |lab| {
-                in_pod(&lab.pod("httpbin"), &["route", "del", "default"]);
-                None
-            },
-        },
-        Case {
-            rule: "neighbour-failed",
-            topology: Topology::RoutedVxlan,
-            break_it: |lab| {
-                in_pod(
-                    &lab.pod("curl"),
-                    &["neigh", "replace", "169.254.1.1", "dev", "eth0", "nud", "failed"],
-                );
-                None
-            },
-        },
-        Case {
-            rule: "device-down",
-            topology: Topology::CiliumLegacyRouting,
-            break_it: |lab| {
-                ip(&far(lab), &["link", "set", lab.pod("httpbin").host_device(), "down"]);
-                None
-            },
-        },
-        Case {
-            rule: "mtu",
-            topology: Topology::RoutedVxlan,
-            break_it: |lab| {
-                for node in lab.nodes() {
-                    ip(node, &["link", "set", "eth0", "mtu", "1400"]);
-                }
-                None
-            },
-        },
-        Case {
-            rule: "wire-mtu",
-            topology: Topology::RoutedVxlan,
-            break_it: |lab| {
-                ip(&far(lab), &["link", "set", "eth0", "mtu", "1600"]);
-                None
-            },
-        },
-        Case {
-            rule: "forwarding-off",
-            topology: Topology::RoutedVxlan,
-            break_it: |lab| {
-                near(lab).netns().set_sysctls(&[("net/ipv4/ip_forward", "0")]).unwrap();
-                None
-            },
-        },
-        Case {
-            rule: "rp-filter",
-            topology: Topology::RoutedVxlan,
-            break_it: |lab| {
-                let node = far(lab);
-                node.netns()
-                    .set_sysctls(&[
-                        ("net/ipv4/conf/all/rp_filter", "1"),
-                        ("net/ipv4/conf/vxlan.calico/rp_filter", "1"),
-                    ])
-                    .unwrap();
-                let gateway = near(lab).ipv4().to_string();
-                ip(&node, &["route", "replace", "10.244.0.0/24", "via", &gateway, "dev", "eth0"]);
-                None
-            },
-        },
-        Case {
-            rule: "tunnel-end-no-node",
-            topology: Topology::RoutedVxlan,
-            break_it: |lab| {
-                let node = near(lab);
-                let fdb = run_in(node.netns(), "bridge", &["fdb", "show", "dev", "vxlan.calico"]);
-                let mac = fdb.split_whitespace().next().unwrap().to_owned();
-                let arguments = ["fdb", "replace", &mac, "dev", "vxlan.calico", "dst", "10.135.0.99"];
-                run_in(node.netns(), "bridge", &arguments);
-                None
-            },
-        },
-        Case {
-            rule: "stale-entry",
-            topology: Topology::CiliumLegacyRouting,
-            break_it: |lab| {
-                let tracer = Tracer::new(lab).unwrap();
-                let way = path(&tracer, "httpbin", &[]);
-                let entries = way["near"]["entries"].as_array().unwrap();
-                let entry = entries.iter().find(|entry| {
-                    entry["map"] == "cilium_ipcache"
-                        && entry["text"].as_str().unwrap().starts_with("10.244.1.246/32")
-                });
-                let id = entry.unwrap()["id"].to_string();
-                // Prefix of 64 bits, family 1, address; identity 2735 behind 10.135.0.77.
-                let update = format!(
-                    "map update id {id} key hex 40 00 00 00 00 00 00 01 0a f4 01 f6 00 00 00 00 00 00 00 00 00 00 00 00 \
-                     value hex af 0a 00 00 0a 87 00 4d 00 00 00 00"
-                );
-                run_in(near(lab).netns(), "bpftool", &update.split(' ').collect::<Vec<_>>());
-                None
-            },
-        },
-    ];
-    for Case { rule, topology, break_it } in cases {
-        let lab = lab(topology).unwrap();
-        let tracer = Tracer::new(&lab).unwrap();
-        talk(&lab);
-        assert!(
-            !rules(&path(&tracer, "httpbin", &[])).contains(&rule.to_owned()),
-            "{rule} is said of a good way"
-        );
-
-        let _held = break_it(&lab);
-
-        let way = path(&tracer, "httpbin", &[]);
-        assert!(rules(&way).contains(&rule.to_owned()), "{rule}: {:#}\n{way:#}", way["findings"]);
-    }
-}
-
-#[test]
-fn programs_that_hide_packets_from_others_are_named() {
-    // One filter has nobody behind it; without TCX there are no two kinds of programs either.
-    let mut cases = vec![(vec![ForeignHook::Clsact], &[][..])];
-    if has_tcx() {
-        cases.push((vec![ForeignHook::TcxTail, ForeignHook::Clsact], &["legacy-behind-tcx"]));
-        cases.push((vec![ForeignHook::TcxTail, ForeignHook::TcxTail], &["hidden-programs"]));
-    }
-    for (hooks, rule) in cases {
-        let lab = lab(Topology::RoutedVxlan).unwrap();
-        let tracer = Tracer::new(&lab).unwrap();
-        let curl = lab.pod("curl");
-        assert_eq!(rules(&path(&tracer, "httpbin", &[])), Vec::<String>::new());
-
-        let held: Vec<_> = hooks
-            .into_iter()
-            .map(|hook| {
-                let foreign = Foreign { hook, verdict: ForeignVerdict::Ok };
-                lab.attach_foreign(near(&lab).name(), curl.host_device(), Direction::Ingress, &foreign)
-                    .unwrap()
-            })
-            .collect();
-
-        assert_eq!(rules(&path(&tracer, "httpbin", &[])), rule);
-        drop(held);
-    }
-}
-
-#[test]
-fn a_service_without_ready_endpoints_is_said_to_have_none() {
-    let lab = lab(Topology::RoutedVxlan).unwrap();
-    let tracer = Tracer::new(&lab).unwrap();
-    let inventory = fs::read_to_string(tracer.inventory()).unwrap();
-    let with = |change: fn(&mut Value)| {
-        let mut list: Value = serde_saphyr::from_str(&inventory).unwrap();
-        list["items"]
-            .as_array_mut()
-            .unwrap()
-            .iter_mut()
-            .filter(|item| item["kind"] == "EndpointSlice")
-            .for_each(change);
-        fs::write(tracer.inventory(), list.to_string()).unwrap();
-        rules(&path(&tracer, "svc/httpbin", &[]))
-    };
-
-    assert_eq!(with(|_| {}), Vec::<String>::new());
-    let not_ready = with(|slice| slice["endpoints"][0]["conditions"] = serde_json::json!({ "ready": false }));
-    assert_eq!(not_ready, ["endpoint-not-ready"]);
-    assert_eq!(with(|slice| slice["endpoints"] = serde_json::json!([])), ["no-endpoints"]);
 }
 
 #[test]
