@@ -28,6 +28,9 @@ usage: cargo xtask COMMAND
   fidelity [--short] [--seed N] [--scenario NAME] [--topology NAME] [--wire NAME] [--replay DIR] [--save DIR]
       Real traffic over a wire that loses, delays, doubles and reorders, and what tracer tells of it compared
       with captures (docs/fidelity.md). --short takes two to three minutes. Needs root.
+  bench [--quick] [--pairs N] [--seconds S]
+      What observing costs, in pairs beside a bare network, a program that does nothing and tcpdump: the table of
+      docs/performance.md, in some ten minutes. --quick only sees that all is counted right. Needs root.
   lint [--bless]
       The steps fmt, clippy and rules. --bless records the layouts of a new ABI_VERSION.
   fuzz [TARGET] [--seconds N]
@@ -59,6 +62,7 @@ pub(crate) enum Command {
     Setup { check: bool },
     Demo { arguments: Vec<OsString> },
     Fidelity { arguments: Vec<OsString> },
+    Bench { arguments: Vec<OsString> },
     Test(Options),
     Lint { bless: bool },
     Fuzz { target: Option<String>, seconds: u32 },
@@ -77,6 +81,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             "setup" => setup(&mut parser),
             "demo" => demo(&mut parser),
             "fidelity" => fidelity(&mut parser),
+            "bench" => bench(&mut parser),
             "test" => test(&mut parser),
             "lint" => lint(&mut parser),
             "fuzz" => fuzz(&mut parser),
@@ -107,19 +112,27 @@ fn setup(parser: &mut Parser) -> Result<Command, lexopt::Error> {
 
 /// The lab judges these itself: it knows its topologies.
 fn demo(parser: &mut Parser) -> Result<Command, lexopt::Error> {
-    let arguments = parser.raw_args()?.collect::<Vec<_>>();
-    match arguments.first().and_then(|first| first.to_str()) {
-        Some("--help" | "-h") => Ok(Command::Help),
-        _ => Ok(Command::Demo { arguments }),
-    }
+    for_another(parser, |arguments| Command::Demo { arguments })
 }
 
 /// The bench judges these itself: it knows its scenarios.
 fn fidelity(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    for_another(parser, |arguments| Command::Fidelity { arguments })
+}
+
+/// As [`fidelity`].
+fn bench(parser: &mut Parser) -> Result<Command, lexopt::Error> {
+    for_another(parser, |arguments| Command::Bench { arguments })
+}
+
+fn for_another(
+    parser: &mut Parser,
+    command: impl FnOnce(Vec<OsString>) -> Command,
+) -> Result<Command, lexopt::Error> {
     let arguments = parser.raw_args()?.collect::<Vec<_>>();
     match arguments.first().and_then(|first| first.to_str()) {
         Some("--help" | "-h") => Ok(Command::Help),
-        _ => Ok(Command::Fidelity { arguments }),
+        _ => Ok(command(arguments)),
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `demo` | builds and runs the demo |
 //! | `test` | everything that CI runs, in steps |
 //! | `lint` | formatting, clippy and this project's own rules |
-//! | `fidelity` | the fidelity bench: whether what tracer tells is true |
+//! | `benches` | whether what tracer tells is true, and what observing costs |
 //! | `fuzz` | bounded runs of the fuzz targets |
 //! | `vm` | the integration tests on other kernels, in virtual machines |
 //! | `package` | an archive for those who install it |
@@ -17,12 +17,12 @@
 //!
 //! A new command is a variant of [`cli::Command`], a line in [`cli::USAGE`], and a module with a `run`.
 
+mod benches;
 mod cargo;
 mod chart;
 mod cli;
 mod demo;
 mod e2e;
-mod fidelity;
 mod fuzz;
 mod image;
 mod lint;
@@ -62,7 +62,8 @@ fn main() -> ExitCode {
         }
         Command::Setup { check } => setup::run(check),
         Command::Demo { arguments } => demo::run(&arguments),
-        Command::Fidelity { arguments } => fidelity::run(&arguments),
+        Command::Fidelity { arguments } => benches::fidelity(&arguments),
+        Command::Bench { arguments } => benches::cost(&arguments),
         Command::Test(options) => test::run(&options),
         Command::Lint { bless } => lint::run(bless),
         Command::Package => package::run(),

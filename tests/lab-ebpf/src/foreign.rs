@@ -3,7 +3,7 @@
 #![no_main]
 
 use aya_ebpf::{
-    bindings::TC_ACT_REDIRECT,
+    bindings::{TC_ACT_REDIRECT, TC_ACT_UNSPEC},
     helpers::bpf_redirect_neigh,
     macros::{classifier, map},
     maps::PerCpuArray,
@@ -34,6 +34,11 @@ pub fn cil_from_container(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn cil_to_container(ctx: TcContext) -> i32 {
     decide(&ctx)
+}
+
+#[classifier]
+pub fn no_op(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
 }
 
 #[inline(always)]

@@ -39,6 +39,8 @@ pub enum ForeignHook {
 /// What a foreign program returns.
 #[derive(Clone, Debug)]
 pub enum ForeignVerdict {
+    /// `TCX_NEXT`, and nothing else: not even a count.
+    Next,
     /// `TC_ACT_OK`: the packet goes on, and no later program sees it.
     Ok,
     /// `TC_ACT_SHOT`.
@@ -63,7 +65,8 @@ enum Link {
 }
 
 impl ForeignProgram {
-    /// The program is named like Cilium's: `cil_from_container` at ingress, `cil_to_container` at egress.
+    /// The program is named like Cilium's: `cil_from_container` at ingress, `cil_to_container` at egress; `no_op` where
+    /// it does nothing.
     pub(crate) fn attach(
         netns: &Netns,
         device: &str,
@@ -71,7 +74,7 @@ impl ForeignProgram {
         foreign: &Foreign,
     ) -> Result<Self> {
         let (action, destination, out) = match &foreign.verdict {
-            ForeignVerdict::Ok => (0i32, [0u32; 4], 0),
+            ForeignVerdict::Next | ForeignVerdict::Ok => (0i32, [0u32; 4], 0),
             ForeignVerdict::Drop => (2, [0; 4], 0),
             ForeignVerdict::Redirect { destination, device } => {
                 (7, address_words(*destination), netns.ifindex(device)?)
@@ -81,6 +84,7 @@ impl ForeignProgram {
             Direction::Ingress => ("cil_from_container", TcAttachType::Ingress),
             Direction::Egress => ("cil_to_container", TcAttachType::Egress),
         };
+        let name = if matches!(foreign.verdict, ForeignVerdict::Next) { "no_op" } else { name };
         let mut ebpf = EbpfLoader::new()
             .override_global("ACTION", &action, true)
             .override_global("REDIRECT_DESTINATION", &destination, true)

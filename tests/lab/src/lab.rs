@@ -14,8 +14,7 @@ use crate::netlink;
 use crate::netns::{self, Netns};
 use crate::options::{KubeProxy, Options, Topology};
 use crate::plan::{
-    self, LATER_PODS, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, later_pod, reference_pods,
-    reference_services,
+    self, Mac, NODES, NodePlan, PodPlan, Service, ServicePort, later_pod, reference_pods, reference_services,
 };
 use crate::service;
 use crate::topology::{self, Datapath};
@@ -31,7 +30,9 @@ pub struct Lab {
     services: Vec<Service>,
     datapath: Box<dyn Datapath>,
     relay: Option<Relay>,
-    births: u8,
+    births: u16,
+    /// Of each node.
+    births_on: [usize; NODES.len()],
 }
 
 /// A node: a namespace with its NIC (`eth0`), its tunnel device and the host sides of its pods.
@@ -134,6 +135,7 @@ impl Lab {
             datapath,
             relay,
             births: 0,
+            births_on: [0; NODES.len()],
         };
         for plan in reference_pods(topology) {
             lab.start(plan)?;
@@ -229,14 +231,15 @@ impl Lab {
         let Some(node) = self.nodes.iter().position(|candidate| candidate.name() == node) else {
             panic!("the lab has no node {node}");
         };
-        if self.births == LATER_PODS {
-            bail!("a lab can add {LATER_PODS} pods only");
-        }
         if self.pods.iter().any(|pod| pod.name() == name) {
             bail!("there is a pod {name} already");
         }
-        let plan = later_pod(self.topology, node, name, self.births);
+        let on_node = self.births_on[node];
+        let plan = later_pod(self.topology, node, name, self.births, on_node).with_context(|| {
+            format!("no address is left for pod {name}: {on_node} were added to its node")
+        })?;
         self.births += 1;
+        self.births_on[node] += 1;
         let pod = self.start(plan)?;
         self.apply_services()?;
         Ok(pod)

@@ -185,13 +185,25 @@ pub(crate) fn reference_pods(topology: Topology) -> Vec<PodPlan> {
         .collect()
 }
 
-/// A pod that is added later; `birth` counts them, so that a pod of the same name is another pod.
-pub(crate) fn later_pod(topology: Topology, node: usize, name: &str, birth: u8) -> PodPlan {
+/// A pod that is added later; `birth` counts them, so that a pod of the same name is another pod, and `birth_on_node`
+/// those of its node, of which each has an address of its own. `None` when there is none left.
+pub(crate) fn later_pod(
+    topology: Topology,
+    node: usize,
+    name: &str,
+    birth: u16,
+    birth_on_node: usize,
+) -> Option<PodPlan> {
     let number = NODES[node].number;
-    let ipv4 = Ipv4Addr::new(10, 244, number, 100 + birth);
+    let taken = |host: &u8| {
+        let address = Ipv4Addr::new(10, 244, number, *host);
+        address == NODES[node].gateway || KNOWN.iter().any(|known| known.ipv4 == address)
+    };
+    let host = (100..=254).chain(2..100).filter(|host| !taken(host)).nth(birth_on_node)?;
+    let ipv4 = Ipv4Addr::new(10, 244, number, host);
     let ifindex = 300 + 2 * u32::from(birth);
-    let mac = |end| Mac([0x5e, 0x1d, 0x70, number, 100 + birth, end]);
-    PodPlan {
+    let mac = |end| Mac([0x5e, 0x1d, 0x70, number, host, end]);
+    Some(PodPlan {
         namespace: "default".to_owned(),
         name: name.to_owned(),
         node,
@@ -203,12 +215,9 @@ pub(crate) fn later_pod(topology: Topology, node: usize, name: &str, birth: u8) 
         ifindex,
         host_ifindex: ifindex + 1,
         host_device: host_device(topology, "default", name, birth),
-        endpoint_id: 2000 + u16::from(birth),
-    }
+        endpoint_id: 2000 + birth,
+    })
 }
-
-/// How many pods [`later_pod`] can make.
-pub(crate) const LATER_PODS: u8 = 100;
 
 /// Calico gives every host side the same MAC address.
 const CALICO_HOST_MAC: Mac = Mac([0xee; 6]);
@@ -224,7 +233,7 @@ fn host_mac(topology: Topology, plan: Mac) -> Mac {
     if topology.is_calico() { CALICO_HOST_MAC } else { mac(topology, plan) }
 }
 
-fn host_device(topology: Topology, namespace: &str, name: &str, birth: u8) -> String {
+fn host_device(topology: Topology, namespace: &str, name: &str, birth: u16) -> String {
     let hash = hash(&[namespace, name, &birth.to_string()]);
     if topology.is_calico() {
         format!("cali{:011x}", hash & 0xfff_ffff_ffff)

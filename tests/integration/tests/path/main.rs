@@ -215,17 +215,14 @@ fn looking_changes_nothing_on_the_machine() {
     let lab = lab(Topology::RoutedVxlan).unwrap();
     let tracer = Tracer::new(&lab).unwrap();
     talk(&lab);
+    let nodes = lab.nodes().iter().map(|node| node.netns().clone());
+    let places: Vec<_> = nodes.chain(lab.pods().iter().map(|pod| pod.netns().clone())).collect();
     let state = || {
-        let nodes = lab.nodes().iter().map(|node| node.netns().clone());
-        let places: Vec<_> = nodes.chain(lab.pods().iter().map(|pod| pod.netns().clone())).collect();
         let mut all = String::new();
         for place in &places {
             for command in [&["-d", "link"][..], &["addr"], &["route"], &["-6", "route"], &["rule"]] {
                 all.extend(run_in(place, "ip", command).lines().filter_map(settled));
             }
-            // Their states change by themselves.
-            let neighbours = run_in(place, "ip", &["neigh"]);
-            all.extend(neighbours.lines().map(|line| format!("{}\n", line.rsplit_once(' ').unwrap().0)));
             all.push_str(&run_in(place, "bridge", &["fdb"]));
             all.push_str(&run_in(place, "tc", &["qdisc"]));
             all.push_str(&run_in(place, "nft", &["list", "ruleset"]));
@@ -233,11 +230,17 @@ fn looking_changes_nothing_on_the_machine() {
         }
         all
     };
-    let before = state();
+    // Their states change by themselves, and the kernel forgets those that nobody uses.
+    let neighbours = || {
+        let all = places.iter().map(|place| run_in(place, "ip", &["neigh"])).collect::<String>();
+        all.lines().map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect::<BTreeSet<_>>()
+    };
+    let (before, neighbours_before) = (state(), neighbours());
 
     path(&tracer, "svc/httpbin", &[]);
 
-    let after = state();
+    let (after, neighbours_after) = (state(), neighbours());
+    assert_eq!(neighbours_after.difference(&neighbours_before).collect::<Vec<_>>(), Vec::<&String>::new());
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let (before, after) = (lines(&before), lines(&after));
     assert_eq!(before.symmetric_difference(&after).collect::<Vec<_>>(), Vec::<&String>::new());

@@ -1,7 +1,6 @@
 //! `tracer-lab`: the lab for people. `demo` shows tracer at work in it, `up` keeps it for your own experiments.
 
 mod follow;
-mod load;
 mod node;
 
 use std::ffi::OsString;
@@ -21,14 +20,11 @@ const USAGE: &str = "\
 usage: tracer-lab demo [--topology NAME] [--service] [--ipv6] [--path] [-- ARGUMENT...]
        tracer-lab up [--topology NAME]
        tracer-lab node [--topology NAME] --node NAME --nic DEV --stream PATH --control PATH --directory PATH [--tick N]
-       tracer-lab load [--topology NAME] [--same-node] [--rate N] [--seconds N]
 
   demo   Two nodes and their pods as network namespaces; a real curl goes from pod curl to pod httpbin on the other
          node while `tracer follow` tells each packet's way. --service: through the Service httpbin; --ipv6: over IPv6.
          --path: `tracer path` in its place, which needs no packets. What is behind -- goes to `tracer follow` or path. The program is TRACER_BIN, or the tracer beside this one.
   up     The same lab, with a web server in httpbin, until Enter is pressed: for experiments of your own.
-  load   What `tracer follow` costs and loses while pod curl sends pod httpbin (--same-node: httpbin-local) N small
-         UDP packets a second (100000 for 10 seconds if not given otherwise).
   node   One node (--node NAME) with the device --nic DEV as its way to the other, which is on another machine;
          tracer observe there writes to --stream PATH, orders come from --control PATH, the inventory goes to
          --directory PATH, and --tick N sets the clock's rate (10000 is right). For cargo xtask vm.
@@ -41,7 +37,6 @@ enum Task {
     Path { topology: Topology, service: bool, arguments: Vec<OsString> },
     Up { topology: Topology },
     Node(node::Options),
-    Load { topology: Topology, same_node: bool, rate: u32, seconds: u32 },
 }
 
 fn main() -> ExitCode {
@@ -61,7 +56,6 @@ fn main() -> ExitCode {
         Task::Path { topology, service, arguments } => path(topology, service, &arguments),
         Task::Up { topology } => up(topology),
         Task::Node(options) => node::run(&options),
-        Task::Load { topology, same_node, rate, seconds } => load::run(topology, same_node, rate, seconds),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,8 +78,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
     };
     let mut topology = Topology::RoutedVxlan;
     let (mut service, mut ipv6) = (false, false);
-    let (mut same_node, mut path) = (false, false);
-    let (mut rate, mut seconds) = (100_000, 10);
+    let mut path = false;
     let mut arguments = Vec::new();
     let (mut node, mut nic, mut tick) = (String::new(), String::new(), None);
     let (mut stream, mut control, mut directory) = (PathBuf::new(), PathBuf::new(), PathBuf::new());
@@ -95,9 +88,6 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
             Long("service") if command == "demo" => service = true,
             Long("path") if command == "demo" => path = true,
             Long("ipv6") if command == "demo" => ipv6 = true,
-            Long("same-node") if command == "load" => same_node = true,
-            Long("rate") if command == "load" => rate = parser.value()?.parse()?,
-            Long("seconds") if command == "load" => seconds = parser.value()?.parse()?,
             Long("node") if command == "node" => node = parser.value()?.string()?,
             Long("nic") if command == "node" => nic = parser.value()?.string()?,
             Long("stream") if command == "node" => stream = parser.value()?.into(),
@@ -117,7 +107,6 @@ fn parse(mut parser: lexopt::Parser) -> Result<Task, lexopt::Error> {
         "demo" => Ok(Task::Demo { topology, service, ipv6, arguments }),
         "up" => Ok(Task::Up { topology }),
         "node" => Ok(Task::Node(node::Options { topology, node, nic, stream, control, directory, tick })),
-        "load" => Ok(Task::Load { topology, same_node, rate, seconds }),
         other => Err(format!("no such command: {other}").into()),
     }
 }
