@@ -21,7 +21,7 @@ pub struct Ends {
 
 /// The part of the filter that is not keyed by address or port.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FilterConfig {
     /// Bit n: follow n takes any address as its end B.
     pub any_peer: u64,
@@ -37,8 +37,65 @@ pub struct FilterConfig {
     pub vxlan_ports: [u16; 4],
     /// Most bytes of a packet that any of `with_bytes` wants.
     pub snaplen: u32,
-    /// 0.
-    pub unused: u32,
+    /// Not 0 if anything is followed.
+    pub armed: u32,
+    /// Which addresses are in a set, as [`is_maybe_known`] asks: a packet of other addresses, and most packets are, is
+    /// told by it alone.
+    pub known: [u64; KNOWN_WORDS],
+}
+
+/// Words of [`FilterConfig::known`]: a power of two.
+pub const KNOWN_WORDS: usize = 64;
+
+/// Where an address has its bit in [`FilterConfig::known`]: word and bit. Neighbours in a network differ in their last
+/// bits, so the highest bits of the product count (Knuth, multiplicative hashing).
+#[inline(always)]
+#[must_use]
+pub const fn known_bit(address: [u64; 2]) -> (usize, u64) {
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mixed = (address[1] ^ address[0].rotate_left(32)).wrapping_mul(GOLDEN);
+    let place = (mixed >> 52) as usize;
+    ((place >> 6) & (KNOWN_WORDS - 1), 1 << (place & 63))
+}
+
+/// The 16 bytes of an address, as [`known_bit`] takes them.
+#[inline(always)]
+#[must_use]
+pub const fn words(address: &[u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+}
+
+impl FilterConfig {
+    /// Lets [`FilterConfig::is_maybe_known`] hold for an address.
+    pub const fn learn(&mut self, address: &[u8; 16]) {
+        let (word, bit) = known_bit(words(address));
+        self.known[word] |= bit;
+    }
+
+    /// False if an address is in no set; true if it is, and for one in some thousand that are in none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_maybe_known(&self, address: &[u8; 16]) -> bool {
+        let (word, bit) = known_bit(words(address));
+        self.known[word] & bit != 0
+    }
+}
+
+impl Default for FilterConfig {
+    fn default() -> Self {
+        Self {
+            any_peer: 0,
+            any_port: 0,
+            any_protocol: 0,
+            with_headers: 0,
+            with_bytes: 0,
+            vxlan_ports: [0; 4],
+            snaplen: 0,
+            armed: 0,
+            known: [0; KNOWN_WORDS],
+        }
+    }
 }
 
 /// Follows whose two ends are the packet's source and destination, in either direction.
@@ -99,6 +156,28 @@ mod user {
 
     // SAFETY: repr(C), no padding (two u64), any bit pattern valid.
     unsafe impl aya::Pod for Ends {}
-    // SAFETY: repr(C), no padding (five u64, four u16, two u32), any bit pattern valid.
+    // SAFETY: repr(C), no padding (five u64, four u16, two u32, u64 again), any bit pattern valid.
     unsafe impl aya::Pod for FilterConfig {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_was_learnt_is_always_known_and_others_seldom_are() {
+        let mut config = FilterConfig::default();
+        assert!(!config.is_maybe_known(&mapped([10, 244, 0, 153])));
+        for host in 1..=32 {
+            config.learn(&mapped([10, 244, 0, host]));
+        }
+        config.learn(&[0xfd, 0, 2, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x53]);
+
+        assert!((1..=32).all(|host| config.is_maybe_known(&mapped([10, 244, 0, host]))));
+        assert!(config.is_maybe_known(&[0xfd, 0, 2, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x53]));
+        let others = (1..=255_u8).flat_map(|net| (0..=255_u8).map(move |host| mapped([10, 245, net, host])));
+        let mistaken = others.clone().filter(|other| config.is_maybe_known(other)).count();
+        // 33 of 4,096 bits.
+        assert!(mistaken * 60 < others.count(), "{mistaken}");
+    }
 }

@@ -36,6 +36,21 @@ pub const LAST_CAPACITY: u32 = 16_384;
 /// Most points.
 pub const POINT_CAPACITY: u32 = 16_384;
 
+/// Most places and reasons of drops that are counted apart.
+pub const DROPPED_CAPACITY: u32 = 4096;
+
+/// Where the kernel threw packets away, and why; the key of their counts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DroppedAt {
+    /// Inode number of the network namespace; 0 where the kernel does not say it.
+    pub netns: u32,
+    /// The device, or 0.
+    pub ifindex: u32,
+    /// The kernel's number (`enum skb_drop_reason`).
+    pub reason: u32,
+}
+
 /// Where a hook is; the key of the points.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -52,7 +67,9 @@ pub struct PointPlace {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PointInfo {
     /// Below [`MAX_KINDS`].
-    pub kind: u32,
+    pub kind: u16,
+    /// Whose legs are measured apart as well, a pod or a workload; 0 for nobody's.
+    pub group: u16,
     /// `POINT_*`.
     pub flags: u32,
 }
@@ -64,7 +81,9 @@ pub struct LastSeen {
     /// CLOCK_MONOTONIC, nanoseconds.
     pub time_ns: u64,
     pub place: PointPlace,
-    pub kind: u32,
+    pub kind: u16,
+    /// Of the last point that had one.
+    pub group: u16,
 }
 
 /// All that was measured of one leg on one CPU.
@@ -106,6 +125,20 @@ pub const fn is_chosen(fingerprint: u64, mask: u64) -> bool {
 #[must_use]
 pub const fn leg_of(from_kind: u32, to_kind: u32) -> u32 {
     (from_kind & (MAX_KINDS - 1)) * MAX_KINDS + (to_kind & (MAX_KINDS - 1))
+}
+
+/// Key of the histogram of a group's leg.
+#[inline(always)]
+#[must_use]
+pub const fn group_leg_of(group: u16, from_kind: u32, to_kind: u32) -> u32 {
+    (group as u32) << 16 | leg_of(from_kind, to_kind)
+}
+
+/// Group, and kinds of the points, of such a key.
+#[must_use]
+pub const fn group_leg(key: u32) -> (u16, u32, u32) {
+    let leg = key & 0xffff;
+    ((key >> 16) as u16, leg / MAX_KINDS, leg % MAX_KINDS)
 }
 
 /// Bucket of a latency, nanoseconds; below [`BUCKET_COUNT`].
@@ -152,13 +185,15 @@ const fn log2(value: u64) -> u32 {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{LastSeen, LegHistogram, PointInfo, PointPlace};
+    use super::{DroppedAt, LastSeen, LegHistogram, PointInfo, PointPlace};
 
     // SAFETY: repr(C), no padding (three u32), any bit pattern valid.
+    unsafe impl aya::Pod for DroppedAt {}
+    // SAFETY: repr(C), no padding (three u32), any bit pattern valid.
     unsafe impl aya::Pod for PointPlace {}
-    // SAFETY: repr(C), no padding (two u32), any bit pattern valid.
+    // SAFETY: repr(C), no padding (two u16, a u32), any bit pattern valid.
     unsafe impl aya::Pod for PointInfo {}
-    // SAFETY: repr(C), no padding (a u64, four u32), any bit pattern valid.
+    // SAFETY: repr(C), no padding (a u64, three u32, two u16), any bit pattern valid.
     unsafe impl aya::Pod for LastSeen {}
     // SAFETY: repr(C), no padding (all u64), any bit pattern valid.
     unsafe impl aya::Pod for LegHistogram {}
@@ -206,6 +241,13 @@ mod tests {
         let chosen: Vec<_> = fingerprints.filter(|fingerprint| is_chosen(*fingerprint, coarse)).collect();
         assert!((100..220).contains(&chosen.len()), "{}", chosen.len());
         assert!(chosen.iter().all(|fingerprint| is_chosen(*fingerprint, fine)));
+    }
+
+    #[test]
+    fn a_groups_leg_is_found_again_in_its_key() {
+        for (group, from, to) in [(1, 0, 11), (u16::MAX, MAX_KINDS - 1, MAX_KINDS - 1)] {
+            assert_eq!(group_leg(group_leg_of(group, from, to)), (group, from, to));
+        }
     }
 
     #[test]

@@ -89,5 +89,9 @@ pub const MEASURE_ENDED: u32 = MEASURE_OUTCOME_COUNT as u32;
 pub const MEASURE_INSERTED: u32 = MEASURE_ENDED + 1;
 /// Entries that the program has removed.
 pub const MEASURE_REMOVED: u32 = MEASURE_INSERTED + 1;
+/// Drops that are in no count of their place and reason: there are too many of these.
+pub const MEASURE_DROPS_UNTOLD: u32 = MEASURE_REMOVED + 1;
+/// Legs of a group for which there was no room.
+pub const MEASURE_GROUP_LEGS_UNTOLD: u32 = MEASURE_DROPS_UNTOLD + 1;
 /// Size of the array.
-pub const MEASURE_COUNTERS: u32 = MEASURE_REMOVED + 1;
+pub const MEASURE_COUNTERS: u32 = MEASURE_GROUP_LEGS_UNTOLD + 1;

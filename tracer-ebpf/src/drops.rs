@@ -8,10 +8,12 @@
 use core::arch::asm;
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel};
 use aya_ebpf::macros::{btf_tracepoint, map};
-use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::maps::{PerCpuArray, PerCpuHashMap};
 use aya_ebpf::programs::BtfTracePointContext;
+use tracer_common::measure::{DROPPED_CAPACITY, DroppedAt};
 use tracer_common::outcome::{DROP_OUTCOME_COUNT, DropOutcome};
 use tracer_common::packet::{Headers, Link, MAX_OFFSET, Reader};
 use tracer_common::record::{DIRECTION_NONE, DropRecord};
@@ -19,7 +21,7 @@ use tracer_common::record::{DIRECTION_NONE, DropRecord};
 use crate::constant::constant;
 use crate::kernel::{Arguments, Bytes, SocketBuffer, is_no_drop};
 use crate::reader::address;
-use crate::{filter, records};
+use crate::{filter, measure, records};
 
 /// As much of a packet as the parser may ask for, and more: a power of two.
 const COPY_BYTES: usize = 4096;
@@ -53,6 +55,10 @@ static DROP_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static DROP_OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_OUTCOME_COUNT as u32, 0);
 
+/// What metrics tell of drops; empty where nobody asks for them.
+#[map]
+static DROPPED: PerCpuHashMap<DroppedAt, u64> = PerCpuHashMap::with_max_entries(DROPPED_CAPACITY, 0);
+
 /// Counts what `try_report` did. The only way out.
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn tracer_drop(ctx: BtfTracePointContext) -> i32 {
@@ -70,6 +76,9 @@ fn try_report(ctx: &BtfTracePointContext) -> Result<DropOutcome, DropOutcome> {
     if is_no_drop(reason) {
         return Ok(DropOutcome::NoDrop);
     }
+    if measure::is_asked_for() {
+        tally(arguments, reason);
+    }
     let scratch = DROP_SCRATCH.get_ptr_mut(0).ok_or(DropOutcome::Internal)?;
     // SAFETY: the pointer is to this CPU's live map value. Volatile, for a run that interrupts this one reads it. What
     // does so before the mark is set has ended when it is.
@@ -84,6 +93,24 @@ fn try_report(ctx: &BtfTracePointContext) -> Result<DropOutcome, DropOutcome> {
     // SAFETY: as above.
     unsafe { core::ptr::write_volatile(&raw mut (*scratch).busy, 0) };
     outcome
+}
+
+/// Counts the drop for metrics, by its place and reason.
+#[inline(always)]
+fn tally(arguments: Arguments, reason: u32) {
+    let place = arguments.socket_buffer().and_then(|buffer| buffer.place(arguments));
+    let (netns, ifindex) = place.unwrap_or((0, 0));
+    let key = DroppedAt { netns, ifindex, reason };
+    if DROPPED.get_ptr_mut(&key).is_none() {
+        // A variable: the constant 0 may get one address with a static of that value, which the loader overwrites.
+        let none = 0;
+        // Refused where a run that interrupts this one has just made it, and where there is no room.
+        let _ = DROPPED.insert(&key, &none, u64::from(BPF_NOEXIST));
+    }
+    match DROPPED.get_ptr_mut(&key) {
+        Some(count) => add_one(count),
+        None => measure::count_untold_drop(),
+    }
 }
 
 #[inline(always)]
@@ -144,10 +171,15 @@ fn write(
 #[inline(always)]
 fn count(outcome: DropOutcome) {
     if let Some(counter) = DROP_OUTCOMES.get_ptr_mut(outcome as u32) {
-        // SAFETY: the pointer is to this CPU's live map value, which is aligned. Atomic, because a run may interrupt
-        // another one right here.
-        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1_u64, options(nostack)) };
+        add_one(counter);
     }
+}
+
+#[inline(always)]
+fn add_one(counter: *mut u64) {
+    // SAFETY: the callers' pointers are to this CPU's live map values, which are aligned. Atomic, because a run may
+    // interrupt another one right here.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1_u64, options(nostack)) };
 }
 
 impl Beginning {

@@ -47,6 +47,9 @@ pub(crate) fn wanted_by<R: Reader>(
     headers: &Headers,
     config: &FilterConfig,
 ) -> Result<u64, ParseError> {
+    if config.armed == 0 {
+        return Ok(0);
+    }
     let (source, destination) = headers.addresses(reader)?;
     let mut follows = wanted_between(&source, &destination, config);
     if headers.quote != 0 {
@@ -82,11 +85,16 @@ fn datagram(source: [u8; 16], destination: [u8; 16], headers: &Headers) -> Datag
 
 #[inline(always)]
 fn wanted_between(source: &[u8; 16], destination: &[u8; 16], config: &FilterConfig) -> u64 {
-    let source = ends_of(source);
+    // Nearly all packets are nobody's: two tests of a bit in place of two lookups.
+    let is_known = [config.is_maybe_known(source), config.is_maybe_known(destination)];
+    if !is_known[0] && !is_known[1] {
+        return 0;
+    }
+    let source = if is_known[0] { ends_of(source) } else { None };
     if source_decides(source, config.any_peer) {
         return 0;
     }
-    let destination = ends_of(destination).unwrap_or_default();
+    let destination = if is_known[1] { ends_of(destination).unwrap_or_default() } else { Ends::default() };
     match_ends(source.unwrap_or_default(), destination, config.any_peer)
 }
 

@@ -2,17 +2,18 @@
 //! of its own behind the observing one, which has parsed the packet: where nobody asks for metrics it is not loaded, and
 //! the way to it is not in the observing program either.
 
-use aya_ebpf::bindings::TC_ACT_UNSPEC;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{classifier, map};
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray};
 use aya_ebpf::programs::TcContext;
 use tracer_common::measure::{
     BUCKET_SLOTS, LAST_CAPACITY, LEG_COUNT, LastSeen, LegHistogram, OLDEST_NS, POINT_BEGINS, POINT_CAPACITY,
-    POINT_ENDS, PointInfo, PointPlace, bucket_of, is_chosen, leg_of,
+    POINT_ENDS, PointInfo, PointPlace, bucket_of, group_leg_of, is_chosen, leg_of,
 };
 use tracer_common::outcome::{
-    MEASURE_COUNTERS, MEASURE_ENDED, MEASURE_INSERTED, MEASURE_REMOVED, MeasureOutcome,
+    MEASURE_COUNTERS, MEASURE_DROPS_UNTOLD, MEASURE_ENDED, MEASURE_GROUP_LEGS_UNTOLD, MEASURE_INSERTED,
+    MEASURE_REMOVED, MeasureOutcome,
 };
 use tracer_common::record::HopRecord;
 
@@ -51,10 +52,30 @@ static LAST: LruHashMap<u64, LastSeen> = LruHashMap::with_max_entries(LAST_CAPAC
 #[map]
 static LEGS: PerCpuArray<LegHistogram> = PerCpuArray::with_max_entries(LEG_COUNT, 0);
 
+/// By `tracer_common::measure::group_leg_of`; the loader sets how many, and memory is taken for those that there are.
+#[map]
+static GROUP_LEGS: PerCpuHashMap<u32, LegHistogram> = PerCpuHashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// Never written: what a group's leg begins with. It is larger than a program's stack.
+#[map]
+static ZERO_LEG: PerCpuArray<LegHistogram> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether anybody asked for metrics.
+#[inline(always)]
+pub(crate) fn is_asked_for() -> bool {
+    constant(&MEASURES) != 0
+}
+
+/// A drop that [`crate::drops`] could not count by its place and reason.
+#[inline(always)]
+pub(crate) fn count_untold_drop() {
+    count(MEASURE_DROPS_UNTOLD);
+}
+
 /// Goes on in the program that measures, if there is one; returns only where there is none.
 #[inline(always)]
 pub(crate) fn go_on(ctx: &TcContext) {
-    if constant(&MEASURES) != 0 {
+    if is_asked_for() {
         // SAFETY: nothing of the callers needs to be dropped.
         unsafe { MEASURE.tail_call(ctx, 0) };
     }
@@ -92,14 +113,14 @@ fn try_measure(ctx: &TcContext) -> Result<MeasureOutcome, MeasureOutcome> {
     let point = unsafe { POINTS.get(&place) }.copied().ok_or(MeasureOutcome::UnknownPoint)?;
     // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_ns() };
-    meet(fingerprint, LastSeen { time_ns, place, kind: point.kind }, point, length)
+    meet(fingerprint, LastSeen { time_ns, place, kind: point.kind, group: point.group }, point, length)
 }
 
 /// A chosen packet at a point.
 #[inline(always)]
 fn meet(
     fingerprint: u64,
-    seen: LastSeen,
+    mut seen: LastSeen,
     point: PointInfo,
     length: u32,
 ) -> Result<MeasureOutcome, MeasureOutcome> {
@@ -115,12 +136,16 @@ fn meet(
     // SAFETY: the pointer is to a live map value. The kernel may give the element to another packet meanwhile: then one
     // leg is measured wrong, which takes a full map and another CPU within nanoseconds.
     let before = unsafe { *last };
+    if seen.group == 0 {
+        seen.group = before.group;
+    }
     let outcome = if point.flags & POINT_BEGINS != 0 || before.place == seen.place {
         MeasureOutcome::Restarted
     } else if seen.time_ns < before.time_ns || seen.time_ns - before.time_ns > OLDEST_NS {
         MeasureOutcome::Stale
     } else {
-        add(before.kind, point.kind, seen.time_ns - before.time_ns, length)?;
+        let (from, to) = (u32::from(before.kind), u32::from(point.kind));
+        add(from, to, seen.group, (seen.time_ns - before.time_ns, length))?;
         MeasureOutcome::Leg
     };
     if point.flags & POINT_ENDS == 0 {
@@ -138,17 +163,34 @@ fn meet(
 }
 
 #[inline(always)]
-fn add(from: u32, to: u32, latency_ns: u64, length: u32) -> Result<(), MeasureOutcome> {
-    let leg = LEGS.get_ptr_mut(leg_of(from, to)).ok_or(MeasureOutcome::Internal)?;
+fn add(from: u32, to: u32, group: u16, sample: (u64, u32)) -> Result<(), MeasureOutcome> {
+    add_to(LEGS.get_ptr_mut(leg_of(from, to)).ok_or(MeasureOutcome::Internal)?, sample);
+    if group == 0 {
+        return Ok(());
+    }
+    let key = group_leg_of(group, from, to);
+    if GROUP_LEGS.get_ptr_mut(&key).is_none() {
+        let zero = ZERO_LEG.get(0).ok_or(MeasureOutcome::Internal)?;
+        // Refused where another CPU has just made it, and where there is no room.
+        let _ = GROUP_LEGS.insert(&key, zero, u64::from(BPF_NOEXIST));
+    }
+    match GROUP_LEGS.get_ptr_mut(&key) {
+        Some(leg) => add_to(leg, sample),
+        None => count(MEASURE_GROUP_LEGS_UNTOLD),
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn add_to(leg: *mut LegHistogram, (latency_ns, length): (u64, u32)) {
     // verifier: the mask bounds the index.
     let bucket = bucket_of(latency_ns) as usize & (BUCKET_SLOTS - 1);
-    // SAFETY: the pointer is to this CPU's live map value; the mask keeps the index inside.
+    // SAFETY: the callers' pointers are to this CPU's live map values; the mask keeps the index inside.
     unsafe {
         (*leg).sum_ns += latency_ns;
         (*leg).bytes += u64::from(length);
         (*leg).buckets[bucket] += 1;
     }
-    Ok(())
 }
 
 #[inline(always)]

@@ -98,7 +98,11 @@ pub(crate) fn lost(ctx: &TcContext, hook: Hook) -> Outcome {
             asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count, in(reg) 1_u64, options(nostack));
         },
         // Another CPU may do the same at this moment, or there may be no room: then the outcome alone counts it.
-        None => drop(LOST.insert(&place, &1, u64::from(BPF_NOEXIST))),
+        None => {
+            // A variable, as a constant may get one address with a static that the loader overwrites.
+            let one = 1;
+            drop(LOST.insert(&place, &one, u64::from(BPF_NOEXIST)));
+        }
     }
     Outcome::RingFull
 }

@@ -10,6 +10,7 @@ use tracer_common::record::MAX_SNAPLEN;
 
 use crate::agent::attach::AttachMode;
 use crate::agent::bytes::CaptureBytes;
+use crate::agent::metrics::groups::By;
 use crate::capture::foreign::Place;
 
 /// Where is my packet? Follows live packets through nodes, tunnels and NAT, by pod name.
@@ -204,9 +205,30 @@ pub struct MetricsArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = sample)]
     pub sample: u32,
     #[command(flatten)]
+    pub legs: LegArgs,
+    #[command(flatten)]
     pub ending: EndingArgs,
     #[command(flatten)]
     pub hooks: HookArgs,
+}
+
+/// Whose legs are told apart.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct LegArgs {
+    /// Tell the legs of each pod or workload as well, where legs are measured
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub by: Option<By>,
+    /// With --by: of at most so many; others are counted as refused
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "by", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub by_most: u16,
+}
+
+impl LegArgs {
+    /// What, and how many.
+    #[must_use]
+    pub fn groups(self) -> Option<(By, u16)> {
+        self.by.map(|by| (by, self.by_most))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -227,6 +249,8 @@ pub struct AgentArgs {
     /// time
     #[arg(long, value_name = "N", requires = "metrics", value_parser = sample)]
     pub sample: Option<u32>,
+    #[command(flatten)]
+    pub legs: LegArgs,
     /// The cluster and who asks it; the pod's service account if not given
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub kubeconfig: Option<PathBuf>,

@@ -88,6 +88,10 @@ pub(crate) fn to_the_screen(bench: &Bench, options: Options) -> Result<Delay> {
     let watched = if options.quick { 50 } else { WATCHED };
     let mut told = Lines::start(bench)?;
     let _sending = bench.ends.trickle(TRICKLE)?;
+    // Those that were under way when it began are seen in part, and waited for.
+    for _ in 0..TRICKLE / 2 {
+        told.next()?;
+    }
     let mut delays = Vec::with_capacity(watched);
     while delays.len() < watched {
         let (value, at) = told.next()?;

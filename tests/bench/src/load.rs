@@ -160,7 +160,7 @@ impl Ends {
     }
 
     /// One stream, bytes a second.
-    fn tcp(&self, seconds: f64) -> Result<f64> {
+    pub(crate) fn tcp(&self, seconds: f64) -> Result<f64> {
         let server = SocketAddr::new(IpAddr::V4(self.server), STREAM);
         let mut stream = self.curl.netns().run(|| TcpStream::connect(server))??;
         in_thread(move || {
@@ -174,7 +174,7 @@ impl Ends {
     }
 
     /// Median of one request at a time.
-    fn round_trip(&self, seconds: f64) -> Result<Duration> {
+    pub(crate) fn round_trip(&self, seconds: f64) -> Result<Duration> {
         let socket = self.socket((self.server, ECHO).into())?;
         socket.set_read_timeout(Some(ANSWER))?;
         let mut times = in_thread(move || -> Result<Vec<Duration>> {

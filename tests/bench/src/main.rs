@@ -35,12 +35,13 @@ use crate::load::Ends;
 use crate::state::State;
 
 const USAGE: &str = "\
-usage: tracer-bench [--quick] [--pairs N] [--seconds S]
+usage: tracer-bench [--quick] [--pairs N] [--seconds S] [--only PART]...
 
   Two nodes in network namespaces, VXLAN between them, a pod that sends to one on the other node, and on the eight
   devices of the way: nothing, a program that does nothing, tracer in each of its states, tcpdump. Each state is
   measured beside a run without (--pairs, 7; --seconds of each kind of traffic in a run, 1). Prints a table; timings
   never fail it. Takes some ten minutes.
+  --only: states, runs, rate, screen or pods; all if not given.
   --quick: one short pair of each, fewer pods; fails if what is counted is wrong (records, losses, runs). Needs root.";
 
 /// What was asked for.
@@ -51,11 +52,37 @@ struct Options {
     /// Of each kind of traffic in a run.
     seconds: f64,
     pods: u16,
+    /// Bits of [`Part`].
+    parts: u8,
+}
+
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    States = 1,
+    Runs = 2,
+    Rate = 4,
+    Screen = 8,
+    Pods = 16,
+}
+
+impl Part {
+    const NAMES: [(&'static str, Self); 5] = [
+        ("states", Self::States),
+        ("runs", Self::Runs),
+        ("rate", Self::Rate),
+        ("screen", Self::Screen),
+        ("pods", Self::Pods),
+    ];
 }
 
 impl Options {
-    const WHOLE: Self = Self { quick: false, pairs: 7, seconds: 1.0, pods: 250 };
-    const QUICK: Self = Self { quick: true, pairs: 1, seconds: 0.2, pods: 40 };
+    const WHOLE: Self = Self { quick: false, pairs: 7, seconds: 1.0, pods: 250, parts: u8::MAX };
+    const QUICK: Self = Self { quick: true, pairs: 1, seconds: 0.2, pods: 40, parts: u8::MAX };
+
+    const fn has(self, part: Part) -> bool {
+        self.parts & part as u8 != 0
+    }
 }
 
 /// What all parts of the bench work with.
@@ -89,18 +116,27 @@ fn main() -> ExitCode {
 
 fn parse(mut arguments: lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
     use lexopt::prelude::*;
-    let (mut options, mut pairs, mut seconds) = (Options::WHOLE, None, None);
+    let (mut options, mut pairs, mut seconds, mut parts) = (Options::WHOLE, None, None, 0);
     while let Some(argument) = arguments.next()? {
         match argument {
             Long("quick") => options = Options::QUICK,
             Long("pairs") => pairs = Some(arguments.value()?.parse::<usize>()?.max(1)),
             Long("seconds") => seconds = Some(arguments.value()?.parse::<f64>()?.clamp(0.05, 60.0)),
+            Long("only") => {
+                let name = arguments.value()?.string()?;
+                let known = Part::NAMES.iter().find(|(known, _)| *known == name);
+                let (_, part) = known.ok_or_else(|| format!("there is no part {name}"))?;
+                parts |= *part as u8;
+            }
             Long("help") | Short('h') => return Ok(None),
             _ => return Err(argument.unexpected()),
         }
     }
     options.pairs = pairs.unwrap_or(options.pairs);
     options.seconds = seconds.unwrap_or(options.seconds);
+    if parts != 0 {
+        options.parts = parts;
+    }
     Ok(Some(options))
 }
 
@@ -114,18 +150,31 @@ fn run(options: Options) -> Result<bool> {
     bench.ends.load(options.seconds).context("the network without anything on it")?;
 
     report::print_machine(options);
-    let samples = pairs::measure(&bench, &State::ALL, options)?;
-    let runs = runs::measure(&bench, &State::ON_HOOKS, options.seconds)?;
+    let (mut samples, mut runs) = (Vec::new(), Vec::new());
+    if options.has(Part::States) {
+        samples = pairs::measure(&bench, &State::ALL, options)?;
+    }
+    if options.has(Part::Runs) {
+        runs = runs::measure(&bench, &State::ON_HOOKS, options.seconds)?;
+    }
     report::print_states(&samples, &runs);
-    let rate = follow::at_a_rate(&bench, if options.quick { 20_000 } else { follow::FULL_RATE }, options)?;
-    let screen = follow::to_the_screen(&bench, options)?;
-    let first_hop = follow::first_hop(&bench)?;
+    let rate = if options.has(Part::Rate) {
+        let rate = if options.quick { 20_000 } else { follow::FULL_RATE };
+        Some(follow::at_a_rate(&bench, rate, options)?)
+    } else {
+        None
+    };
+    let screen = if options.has(Part::Screen) {
+        Some((follow::to_the_screen(&bench, options)?, follow::first_hop(&bench)?))
+    } else {
+        None
+    };
     drop(bench);
-    let many = many::attach(options.pods)?;
-    report::print_others(&rate, &screen, first_hop, &many);
-    report::print_targets(&samples, &rate, &screen, &many);
+    let many = if options.has(Part::Pods) { Some(many::attach(options.pods)?) } else { None };
+    report::print_others(rate.as_ref(), screen.as_ref(), many.as_ref());
+    report::print_targets(&samples, rate.as_ref(), screen.as_ref().map(|(delay, _)| delay), many.as_ref());
 
-    let wrong = report::wrong(&samples, &runs, &rate);
+    let wrong = report::wrong(&samples, &runs, rate.as_ref());
     wrong.iter().for_each(|wrong| println!("WRONG: {wrong}"));
     Ok(wrong.is_empty())
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tracer_integration::Tracer;
-use tracer_lab::{Lab, Topology};
+use tracer_lab::{Direction, Foreign, ForeignHook, ForeignVerdict, Lab, Topology};
 
 use crate::process::{Process, resident_mib};
 
@@ -19,6 +19,9 @@ pub(crate) struct Many {
     /// From the signal until the process is gone.
     pub(crate) detached: Duration,
     pub(crate) resident_mib: f64,
+    /// The same with a program that does nothing: the kernel's own time for it.
+    pub(crate) no_op_attached: Duration,
+    pub(crate) no_op_detached: Duration,
 }
 
 pub(crate) fn attach(pods: u16) -> Result<Many> {
@@ -39,5 +42,29 @@ pub(crate) fn attach(pods: u16) -> Result<Many> {
     // "measuring 1 packet in 64 at 1032 points; ...".
     let points = line.split(" points").next().and_then(|before| before.rsplit(' ').next());
     let hooks = points.and_then(|points| points.parse().ok()).with_context(|| line.clone())?;
-    Ok(Many { pods, hooks, attached, detached: left.took, resident_mib })
+    let (no_op_attached, no_op_detached) = no_op(&lab)?;
+    Ok(Many { pods, hooks, attached, detached: left.took, resident_mib, no_op_attached, no_op_detached })
+}
+
+fn no_op(lab: &Lab) -> Result<(Duration, Duration)> {
+    let mut places: Vec<(String, String)> = Vec::new();
+    for pod in lab.pods() {
+        places.push((pod.label(), "eth0".to_owned()));
+        places.push((lab.node_of(pod).name().to_owned(), pod.host_device().to_owned()));
+    }
+    for node in lab.nodes() {
+        places.extend(["vxlan.calico", "eth0"].map(|device| (node.name().to_owned(), device.to_owned())));
+    }
+    let foreign = Foreign { hook: ForeignHook::TcxTail, verdict: ForeignVerdict::Next };
+    let since = Instant::now();
+    let mut programs = Vec::new();
+    for (place, device) in places {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            programs.push(lab.attach_foreign(&place, &device, direction, &foreign)?);
+        }
+    }
+    let attached = since.elapsed();
+    let since = Instant::now();
+    drop(programs);
+    Ok((attached, since.elapsed()))
 }

@@ -38,22 +38,36 @@ pub(crate) fn measure(bench: &Bench, states: &[State], options: Options) -> Resu
     for round in 0..options.pairs {
         for sample in &mut samples {
             eprintln!("bench: pair {} of {}: {}", round + 1, options.pairs, sample.state.name());
-            sample.pairs.push(pair(bench, sample.state, options.seconds)?);
+            // Which of the two comes first changes: what one leaves behind meets the other as often.
+            sample.pairs.push(pair(bench, sample.state, options.seconds, round % 2 == 0)?);
         }
     }
     Ok(samples)
 }
 
-fn pair(bench: &Bench, state: State, seconds: f64) -> Result<Pair> {
-    let base = bench.ends.load(seconds)?;
+fn pair(bench: &Bench, state: State, seconds: f64, begins_without: bool) -> Result<Pair> {
+    if begins_without {
+        let base = bench.ends.load(seconds)?;
+        return Ok(Pair { base, ..run(bench, state, seconds)? });
+    }
+    let with = run(bench, state, seconds)?;
+    Ok(Pair { base: bench.ends.load(seconds)?, ..with })
+}
+
+/// A run of a state; what it is compared with is to be filled in.
+fn run(bench: &Bench, state: State, seconds: f64) -> Result<Pair> {
     let running = state.start(bench)?;
     let before = running.cpu_seconds()?;
     let udp = bench.ends.udp(seconds)?;
     let cpu_share = (running.cpu_seconds()? - before) / udp.seconds;
-    let rest = bench.ends.load(seconds)?;
+    // What it has still to do with those packets is not the next traffic's cost.
+    running.wait_until_idle()?;
+    let tcp = bench.ends.tcp(seconds)?;
+    running.wait_until_idle()?;
+    let with = Load { udp, tcp, round_trip: bench.ends.round_trip(seconds)? };
     let resident_mib = running.resident_mib()?;
     let lost = running.end()?;
-    Ok(Pair { base, with: Load { udp, ..rest }, cpu_share, resident_mib, lost })
+    Ok(Pair { base: with, with, cpu_share, resident_mib, lost })
 }
 
 impl Sample {

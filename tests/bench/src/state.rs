@@ -1,8 +1,10 @@
 //! The states in which the network is measured: what is on the hooks, and whose process runs beside.
 
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use tracer_agents::{Agent, Cluster};
 use tracer_integration::Tracer;
@@ -10,6 +12,11 @@ use tracer_lab::{Direction, Foreign, ForeignHook, ForeignProgram, ForeignVerdict
 
 use crate::Bench;
 use crate::process::{Process, cpu_seconds, resident_mib};
+
+/// How often is looked whether a process still works.
+const LOOK: Duration = Duration::from_millis(100);
+/// When it must have done what it had to.
+const SOON: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -109,6 +116,22 @@ impl Running {
         resident_mib(&self.processes)
     }
 
+    /// Until its processes take next to no CPU.
+    pub(crate) fn wait_until_idle(&self) -> Result<()> {
+        let deadline = Instant::now() + SOON;
+        let mut before = self.cpu_seconds()?;
+        while Instant::now() < deadline {
+            // sleep: the time in which it may take one tick.
+            thread::sleep(LOOK);
+            let now = self.cpu_seconds()?;
+            if now - before <= LOOK.as_secs_f64() / 10.0 {
+                return Ok(());
+            }
+            before = now;
+        }
+        bail!("it goes on working {SOON:?} after the last packet")
+    }
+
     /// Packets or records lost; `None` where nothing is kept that could be.
     pub(crate) fn end(self) -> Result<Option<u64>> {
         match self.held {
@@ -148,9 +171,10 @@ fn lost_by_tracer(stdout: &str) -> Result<Option<u64>> {
     if stdout.is_empty() { Ok(None) } else { Ok(Some(losses(&summary(stdout)?))) }
 }
 
-/// "12 packets dropped by kernel".
+/// "12 packets dropped by kernel", "1 packet dropped by kernel".
 fn lost_by_tcpdump(said: &[String]) -> Result<u64> {
-    let count = said.iter().find_map(|line| line.strip_suffix(" packets dropped by kernel"));
+    let line = said.iter().find(|line| line.ends_with(" dropped by kernel"));
+    let count = line.and_then(|line| line.split(' ').next());
     count.and_then(|count| count.parse().ok()).with_context(|| format!("tcpdump said {said:?}"))
 }
 

@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise, in its helpers too")]
 
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tracer_integration::{Tracer, lab};
-use tracer_lab::Topology;
+use tracer_integration::{Tracer, kernel_version, lab};
+use tracer_lab::{Fault, Flood, Topology};
 
 /// `tracer metrics`, which serves when this exists.
 struct Metrics {
@@ -91,4 +92,27 @@ fn every_packet_at_a_hook_is_measured_or_counted_as_not_and_every_leg_is_told() 
     let at_hooks = |name: &str| value(&text, &format!("tracer_hook_packets_total{{outcome=\"{name}\"}}"));
     assert_eq!(measured, at_hooks("filtered"), "{text}");
     assert_eq!(at_hooks("recorded"), 0, "metrics make no records");
+}
+
+#[test]
+fn what_the_kernel_drops_is_counted_by_reason_and_by_the_device_where_it_did() {
+    let lab = lab(Topology::RoutedVxlan).unwrap();
+    let tracer = Tracer::new(&lab).unwrap();
+    let (curl, httpbin) = (lab.pod("curl"), lab.pod("httpbin"));
+    let node = lab.node_of(&curl).name().to_owned();
+    let _fault = lab.inject(&node, Fault::DropRule { port: 9001 }).unwrap();
+    let metrics = Metrics::start(&tracer, "64");
+    let flood = Flood { packets: 50, payload: 100, rate: None };
+
+    curl.udp_flood(SocketAddr::new(httpbin.ipv4().into(), 9001), flood).unwrap();
+
+    let text = metrics.scrape();
+    metrics.stop();
+    if kernel_version() < (5, 17) {
+        assert!(!text.contains("tracer_drops"), "this kernel gives no reasons\n{text}");
+        return;
+    }
+    let series = format!("tracer_drops_total{{node=\"{node}\",role=\"pod_peer\",reason=\"NETFILTER_DROP\"}}");
+    assert_eq!(value(&text, &series), 50, "{text}");
+    assert_eq!(value(&text, "tracer_drops_untold_total"), 0, "{text}");
 }

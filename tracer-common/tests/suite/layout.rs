@@ -137,7 +137,8 @@ fn every_field_of_a_tunnel_and_of_the_filter_is_where_it_was() {
         (offset_of!(FilterConfig, with_bytes), 8, "with_bytes"),
         (offset_of!(FilterConfig, vxlan_ports), 8, "vxlan_ports"),
         (offset_of!(FilterConfig, snaplen), 4, "snaplen"),
-        (offset_of!(FilterConfig, unused), 4, "unused"),
+        (offset_of!(FilterConfig, armed), 4, "armed"),
+        (offset_of!(FilterConfig, known), 8 * tracer_common::filter::KNOWN_WORDS, "known"),
     ];
     assert_eq!(without_padding(&config), size_of::<FilterConfig>());
 }

@@ -8,15 +8,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use tracer_common::measure::DroppedAt;
 use tracer_common::record::DropRecord;
 
 use super::decode;
+use super::metrics::drops::Place;
 use super::symbols::Symbols;
 use crate::host::drop_reasons::DropReasons;
 use crate::host::links::Link;
 use crate::host::netns::NetnsId;
 use crate::host::survey::Survey;
-use crate::trajectory::model::{ClockId, DropPlace, DropSighting, PodRef};
+use crate::trajectory::model::{ClockId, DeviceRole, DropPlace, DropSighting, PodRef};
 
 /// How long a namespace that is gone is remembered, nanoseconds: its last records may still come. Not longer, for the
 /// kernel gives its number to the next one.
@@ -138,6 +140,17 @@ impl Drops {
             }
         }
         known
+    }
+
+    /// Where a count of drops belongs; the device's role is for who knows the points.
+    #[must_use]
+    pub fn place_of(&self, at: &DroppedAt, role: impl Fn(&DropPlace) -> Option<DeviceRole>) -> Place {
+        let place = self.spaces.place(at.netns, at.ifindex);
+        Place {
+            node: place.as_ref().map(|place| place.node.to_string()),
+            role: place.as_ref().and_then(role),
+            reason: self.reasons.name(at.reason).to_string(),
+        }
     }
 
     /// Drops in namespaces of which nobody can say whose they are; those that still wait among them.

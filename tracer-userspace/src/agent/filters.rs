@@ -51,7 +51,8 @@ pub fn arm(
     vxlan_port: Option<u16>,
 ) -> Result<(), FilterError> {
     let wanted = Masks::of(follows);
-    let ends = wanted.ends.iter().map(|(address, ends)| (address_key(*address), *ends)).collect();
+    let ends: HashMap<_, _> =
+        wanted.ends.iter().map(|(address, ends)| (address_key(*address), *ends)).collect();
     let full = |key: &[u8; 16], error| FilterError::Full(address(*key), error);
     make_equal(&mut programs.ends()?, &ends, full)?;
     let full = |_: &u16, error| FilterError::Map(error);
@@ -62,6 +63,8 @@ pub fn arm(
         protocols.set(u32::from(number), mask, 0)?;
     }
     let mut config = wanted.config;
+    config.armed = u32::from(!follows.is_empty());
+    ends.keys().for_each(|address| config.learn(address));
     config.vxlan_ports = DEFAULT_VXLAN_PORTS;
     config.vxlan_ports[2] = vxlan_port.unwrap_or(0);
     // Last: from here on the programs match.

@@ -14,6 +14,8 @@ use super::attach::{AttachError, AttachMode, Attacher, Mechanism, Target};
 use super::decode;
 use super::drops::Drops;
 use super::filters::{self, FilterError, FollowFilter};
+use super::metrics::drops::Tally;
+use super::metrics::groups::{By, Groups};
 use super::metrics::source::{Measured, PointState, Source};
 use super::points::{PointKey, Registry};
 use super::programs::{LoadError, LoadOptions, Outcomes, Programs, WatchError};
@@ -25,7 +27,7 @@ use crate::host::plan::PlannedDevice;
 use crate::host::programs::{self, DevicePrograms, HookProgram};
 use crate::host::survey::Survey;
 use crate::trajectory::model::{
-    ClockId, DeviceRole, Direction, DropSighting, Frame, ObservationPoint, PointId, Sighting,
+    ClockId, DeviceRole, Direction, DropPlace, DropSighting, Frame, ObservationPoint, PointId, Sighting,
 };
 
 /// How to observe.
@@ -37,6 +39,8 @@ pub struct ObserverOptions {
     pub vxlan_port: Option<u16>,
     /// Whether the kernel has TCX.
     pub has_tcx: bool,
+    /// Whose legs are measured apart, and of how many; only with [`LoadOptions::sample`].
+    pub groups: Option<(By, u16)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +119,10 @@ pub struct Observer {
     ring: RingReader,
     /// `None` where the kernel does not tell of drops.
     drops: Option<Drops>,
+    /// For metrics.
+    dropped: Tally,
+    /// Whose legs are measured apart, if anybody's.
+    groups: Option<Groups>,
     unattributed: u64,
 }
 
@@ -128,7 +136,11 @@ impl Observer {
         reasons: Option<DropReasons>,
     ) -> Result<(Self, mpsc::Receiver<Vec<Sample>>), ObserverError> {
         let layout = reasons.as_ref().map(|reasons| reasons.layout);
-        let mut programs = Programs::new(LoadOptions { layout, ..options.load })?;
+        let mut programs = Programs::new(LoadOptions {
+            layout,
+            groups: options.groups.map_or(0, |(_, most)| most),
+            ..options.load
+        })?;
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let ring = RingReader::spawn(programs.take_ring()?, sender)?;
         let observer = Self {
@@ -138,6 +150,8 @@ impl Observer {
             registry: Registry::default(),
             ring,
             drops: reasons.map(Drops::new),
+            dropped: Tally::default(),
+            groups: options.groups.map(|(by, most)| Groups::new(by, most)),
             unattributed: 0,
         };
         Ok((observer, receiver))
@@ -166,6 +180,11 @@ impl Observer {
     /// it. `own` is the machine's own; `now_ns` is CLOCK_MONOTONIC.
     pub fn learn_spaces(&mut self, survey: &Survey, own: Option<NetnsId>, now_ns: u64) -> Vec<DropSighting> {
         self.drops.as_mut().map_or_else(Vec::new, |drops| drops.learn(survey, own, now_ns))
+    }
+
+    /// Whose legs are measured apart, if anybody's.
+    pub fn groups_mut(&mut self) -> Option<&mut Groups> {
+        self.groups.as_mut()
     }
 
     /// Sets what the kernel side records.
@@ -216,11 +235,14 @@ impl Observer {
     }
 
     fn name_points(&mut self, device: &PlannedDevice) {
-        let named = self
-            .programs
-            .space(device.netns.id())
-            .map(|space| space.number)
-            .and_then(|space| self.programs.name_points(space, device.link.ifindex, device.role));
+        let group = match (&mut self.groups, &device.pod) {
+            (Some(groups), Some(pod)) => groups.of(&pod.uid),
+            _ => 0,
+        };
+        let named =
+            self.programs.space(device.netns.id()).map(|space| space.number).and_then(|space| {
+                self.programs.name_points((space, device.link.ifindex), device.role, group)
+            });
         if let Err(error) = named {
             tracing::warn!("legs at {} are not measured: {error}", device.link.name);
         }
@@ -288,7 +310,8 @@ impl Observer {
     ///
     /// # Errors
     /// [`LoadError::Map`].
-    pub fn metrics(&self) -> Result<Source, LoadError> {
+    pub fn metrics(&mut self) -> Result<Source, LoadError> {
+        self.tally_drops()?;
         Ok(Source {
             sample_rate: self.options.load.sample.unwrap_or(0),
             outcomes: self.outcomes()?,
@@ -300,8 +323,25 @@ impl Observer {
             devices_planned: 0,
             points: self.point_states(),
             runs: self.programs.runs(),
+            groups: self.groups.clone(),
+            drops: self.drops.is_some().then(|| self.dropped.states()),
             agent: None,
         })
+    }
+
+    fn tally_drops(&mut self) -> Result<(), LoadError> {
+        let Some(drops) = self.drops.as_ref().filter(|_| self.programs.measures()) else { return Ok(()) };
+        let counts = self.programs.dropped()?;
+        let role = |place: &DropPlace| {
+            let is_there = |point: &&Arc<ObservationPoint>| {
+                point.node == place.node
+                    && Some(&point.device) == place.device.as_ref()
+                    && (point.role == DeviceRole::PodInterface) == place.pod.is_some()
+            };
+            self.registry.all().iter().find(is_there).map(|point| point.role)
+        };
+        let gone = self.dropped.take(&counts, |at| drops.place_of(at, role));
+        self.programs.forget_dropped(&gone)
     }
 
     /// The points that are held; those of pods as one for each node, role and direction.

@@ -42,6 +42,9 @@ const SHARED_MAPS: [&str; 2] = ["OUTCOMES", "SCRATCH"];
 /// Size of maps that are there for nothing.
 const UNUSED_ENTRIES: u32 = 16;
 
+/// Legs that a group's packets have, on any datapath.
+const LEGS_OF_A_GROUP: u32 = 16;
+
 /// The program behind all entries.
 const OBSERVING: &str = "tracer_observe";
 
@@ -94,11 +97,13 @@ pub struct LoadOptions {
     pub captures: bool,
     /// Measures legs of one packet in so many, a power of two; `None`: of none, and nothing that measures is loaded.
     pub sample: Option<u32>,
+    /// Most pods or workloads whose legs are measured apart.
+    pub groups: u16,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, log_level: 0, layout: None, captures: false, sample: None }
+        Self { ring_bytes: 8 << 20, log_level: 0, layout: None, captures: false, sample: None, groups: 0 }
     }
 }
 
@@ -316,10 +321,11 @@ fn load_observer(options: &LoadOptions, bpffs: &OwnedFd) -> Result<Ebpf, LoadErr
     let mut loader = loader(bpffs);
     if options.sample.is_none() {
         // Nobody will look at them.
-        for map in ["LEGS", "LAST", "POINTS"] {
+        for map in ["DROPPED", "LEGS", "LAST", "POINTS"] {
             loader.map_max_entries(map, UNUSED_ENTRIES);
         }
     }
+    loader.map_max_entries("GROUP_LEGS", (u32::from(options.groups) * LEGS_OF_A_GROUP).max(UNUSED_ENTRIES));
     loader
         .override_global("CAPTURES", &captures, true)
         .override_global("MEASURES", &measures, true)

@@ -13,10 +13,10 @@ use crate::agent::observer::ObserverOptions;
 use crate::agent::programs::LoadOptions;
 use crate::app::{Failure, notice};
 use crate::cli::MetricsArgs;
-use crate::host::kernel::Feature;
+use crate::host::kernel::{Feature, Kernel};
 use crate::host::plan::Scope;
 use crate::node::event::Event;
-use crate::node::machine::Machine;
+use crate::node::machine::{Machine, drop_reasons};
 use crate::node::site::Site;
 
 /// Runs until its time or a signal ends it.
@@ -39,7 +39,7 @@ pub fn run(args: &MetricsArgs) -> Result<(), Failure> {
         }
         // Before anything is attached: the port may be taken.
         let (address, scrapes) = serve::listen(args.listen).await.map_err(|error| failed(&error))?;
-        let mut measuring = Measuring::start(args, site, kernel.has(Feature::Tcx), scrapes)?;
+        let mut measuring = Measuring::start(args, site, &kernel, scrapes)?;
         notice(&format!(
             "measuring 1 packet in {} at {} points; http://{address}/metrics; Ctrl-C ends",
             args.sample,
@@ -72,7 +72,7 @@ impl Measuring {
     fn start(
         args: &MetricsArgs,
         site: Site,
-        has_tcx: bool,
+        kernel: &Kernel,
         scrapes: mpsc::Receiver<Scrape>,
     ) -> Result<Self, Failure> {
         let options = ObserverOptions {
@@ -84,10 +84,14 @@ impl Measuring {
                 ..LoadOptions::default()
             },
             vxlan_port: args.hooks.vxlan_port,
-            has_tcx,
+            has_tcx: kernel.has(Feature::Tcx),
+            groups: args.legs.groups(),
         };
-        let machine = Machine::start(site, args.hooks.nodes.clone(), options, None);
+        let machine = Machine::start(site, args.hooks.nodes.clone(), options, drop_reasons(kernel));
         let mut machine = machine.map_err(|error| failed(&error))?;
+        if let Err(error) = machine.watch_drops() {
+            notice(&format!("note: kernel {} does not tell of drops: {error}", kernel.release));
+        }
         // No follow, but all devices; and which ports carry VXLAN.
         machine.want(&[], Scope::everything(), &mut nobody)?;
         if machine.points().is_empty() {
@@ -114,8 +118,7 @@ impl Measuring {
     }
 
     fn answer(&mut self, scrape: Scrape) -> Result<(), Failure> {
-        let mut source = self.machine.observer().metrics().map_err(|error| failed(&error))?;
-        source.devices_planned = self.machine.planned() as u64;
+        let mut source = self.machine.metrics().map_err(|error| failed(&error))?;
         self.evicted = self.evicted.max(source.measured.evicted);
         source.measured.evicted = self.evicted;
         // Whoever asked may have gone.

@@ -106,6 +106,7 @@ impl<'a> Observation<'a> {
             },
             vxlan_port: hooks.vxlan_port,
             has_tcx: kernel.has(Feature::Tcx),
+            groups: None,
         };
         let machine = Machine::start(site, hooks.nodes.clone(), options, drop_reasons(&kernel));
         let mut machine = machine.map_err(|error| Failure::Failed(error.to_string()))?;

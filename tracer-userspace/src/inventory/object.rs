@@ -120,6 +120,13 @@ impl WorkloadKind {
     }
 }
 
+/// "deploy/web"
+impl fmt::Display for Workload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.kind, self.name)
+    }
+}
+
 /// "deploy"
 impl fmt::Display for WorkloadKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,6 +152,12 @@ fn workloads(metadata: &ObjectMeta) -> Vec<Workload> {
 }
 
 impl PodEntry {
+    /// The controller behind it, the farthest: a Deployment, not its ReplicaSet.
+    #[must_use]
+    pub fn workload(&self) -> Option<&Workload> {
+        self.workloads.last()
+    }
+
     /// Whether the pod's containers have ended for good, so that its addresses may belong to another pod already.
     #[must_use]
     pub fn is_finished(&self) -> bool {

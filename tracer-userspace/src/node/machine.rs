@@ -1,7 +1,7 @@
 //! Observing one machine: programs, hooks and filters, kept as the machine and the inventory are and as those who ask
 //! want it. What is seen goes out as events; who takes them, and where, is not known here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use super::event::Event;
 use super::looks::{Looks, SETTLE};
 use super::site::{Site, monotonic_ns};
 use crate::agent::filters::FollowFilter;
+use crate::agent::metrics::groups::{By, GroupName};
+use crate::agent::metrics::source::Source;
 use crate::agent::observer::{Losses, Observer, ObserverError, ObserverOptions};
-use crate::agent::programs::{Outcomes, WatchError};
+use crate::agent::programs::{LoadError, Outcomes, WatchError};
 use crate::agent::ring::Sample;
 use crate::agent::slots::Slot;
 use crate::app::{Failure, notice};
@@ -24,6 +26,7 @@ use crate::host::links::LinkEvent;
 use crate::host::netns::{Netns, NetnsId};
 use crate::host::plan::{Scope, plan_points};
 use crate::host::survey::{ProblemKind, Survey};
+use crate::inventory::{Inventory, PodEntry};
 use crate::trajectory::model::{DropSighting, ObservationPoint, PointId};
 
 /// How often the slow things are looked at: the inventory's file, who got before us on a hook.
@@ -172,6 +175,16 @@ impl Machine {
     #[must_use]
     pub fn observer(&self) -> &Observer {
         &self.observer
+    }
+
+    /// All numbers of one scrape.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn metrics(&mut self) -> Result<Source, LoadError> {
+        let mut source = self.observer.metrics()?;
+        source.devices_planned = self.planned as u64;
+        Ok(source)
     }
 
     /// All points there ever were in this run.
@@ -365,6 +378,10 @@ impl Machine {
         let mut plan = plan_points(survey, &self.scope);
         plan.retain(|device| self.is_asked_for(&device.node));
         self.planned = plan.len();
+        if let Some(groups) = self.observer.groups_mut() {
+            let by = groups.by;
+            groups.learn(self.site.names().with(|inventory| group_names(inventory, by)));
+        }
         self.devices.follow_plan(&plan, survey, &mut self.observer, emit);
     }
 
@@ -384,6 +401,20 @@ impl Machine {
             }
         }
     }
+}
+
+/// The group of each pod, by UID.
+fn group_names(inventory: &Inventory, by: By) -> HashMap<String, GroupName> {
+    let group = |entry: &PodEntry| {
+        let name = match by {
+            By::Pod => entry.pod.name.clone(),
+            By::Workload => {
+                entry.workload().map_or_else(|| format!("pod/{}", entry.pod.name), ToString::to_string)
+            }
+        };
+        (entry.pod.uid.clone(), GroupName { namespace: entry.pod.namespace.clone(), name })
+    };
+    inventory.pods().map(group).collect()
 }
 
 /// What must be known to watch drops; `None` where the kernel has no reasons, or they cannot be had.

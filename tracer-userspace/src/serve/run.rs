@@ -167,6 +167,7 @@ impl Agent {
             },
             vxlan_port: args.vxlan_port,
             has_tcx,
+            groups: args.legs.groups(),
         };
         let site = Site::told(names.clone())?;
         let machine = Machine::start(site, vec![node.clone()], options, reasons)
@@ -223,12 +224,11 @@ impl Agent {
     }
 
     fn tell_metrics(&mut self, scrape: Scrape) {
-        let mut source = match self.machine.observer().metrics() {
+        let mut source = match self.machine.metrics() {
             Ok(source) => source,
             Err(error) => return tracing::warn!("a scrape is not answered: {error}"),
         };
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        source.devices_planned = number(self.machine.planned());
         self.evicted = self.evicted.max(source.measured.evicted);
         source.measured.evicted = self.evicted;
         let [armed, refused, expired] = self.traces.count().map(number);
@@ -321,7 +321,7 @@ impl Agent {
     /// Brings machine, streams and statuses to what the traces are now.
     fn rearm(&mut self) {
         let filters = self.traces.filters();
-        if filters.is_empty() {
+        if filters.is_empty() && !self.measures {
             if let Err(error) = self.machine.ignore_drops() {
                 tracing::warn!("the kernel goes on telling of drops: {error}");
             }

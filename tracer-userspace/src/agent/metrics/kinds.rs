@@ -46,8 +46,8 @@ pub fn point_info(role: DeviceRole, direction: Direction) -> PointInfo {
         (DeviceRole::PodInterface, Direction::Ingress) | (DeviceRole::Nic, Direction::Egress) => POINT_ENDS,
         _ => 0,
     };
-    let kind = role_number as u32 * 2 + u32::from(direction == Direction::Egress);
-    PointInfo { kind, flags }
+    let kind = role_number as u16 * 2 + u16::from(direction == Direction::Egress);
+    PointInfo { kind, group: 0, flags }
 }
 
 #[cfg(test)]
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_kind_is_named_as_its_role_and_direction() {
-        let kind = |role, direction| kind_name(point_info(role, direction).kind).unwrap();
+        let kind = |role, direction| kind_name(point_info(role, direction).kind.into()).unwrap();
         assert_eq!(kind(DeviceRole::PodInterface, Direction::Egress), "pod_interface_egress");
         assert_eq!(kind(DeviceRole::Tunnel, Direction::Ingress), "tunnel_ingress");
         assert_eq!(kind(DeviceRole::Other, Direction::Egress), "other_egress");

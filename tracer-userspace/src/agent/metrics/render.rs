@@ -37,9 +37,11 @@ impl Collector for Scrape {
         let encoder = &mut encoder;
         self.build(encoder)?;
         self.legs(encoder)?;
+        self.groups(encoder)?;
         self.sampling(encoder)?;
         self.hooks(encoder)?;
         self.losses(encoder)?;
+        self.drops(encoder)?;
         self.agent(encoder)?;
         self.cost(encoder)
     }
@@ -99,6 +101,41 @@ impl Scrape {
             metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&leg.bytes, None)?;
         }
         Ok(())
+    }
+
+    /// Only where somebody asked for them.
+    fn groups(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(groups) = &self.0.groups else { return Ok(()) };
+        let name = format!("{}_leg_latency", groups.by.label());
+        let mut metric = encoder.encode_descriptor(
+            &name,
+            "As leg_latency, of packets from or to one of them, within its node",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (group, from, to, leg) in &self.0.measured.group_legs {
+            let (Some(name), Some(from), Some(to)) = (groups.name(*group), kind_name(*from), kind_name(*to))
+            else {
+                continue;
+            };
+            let labels: Labels<'_> = vec![
+                ("namespace", &name.namespace),
+                (groups.by.label(), &name.name),
+                ("from", &from),
+                ("to", &to),
+            ];
+            let sum = leg.sum_ns as f64 / 1e9;
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                sum,
+                packets(leg),
+                &octaves(leg),
+                None,
+            )?;
+        }
+        let help = "Pods or workloads that have no legs of their own: there are more than asked for";
+        gauge(encoder, "groups_refused", help, groups.refused())?;
+        let help = "Legs of pods or workloads for which the kernel had no room";
+        counter(encoder, "group_legs_untold", help, self.0.measured.group_legs_untold)
     }
 
     fn sampling(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -175,6 +212,28 @@ impl Scrape {
         counters(encoder, "records_lost", "Records that are missing, by stage", "stage", stages)
     }
 
+    /// None where the kernel does not tell of drops.
+    fn drops(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(drops) = self.0.drops.as_ref().filter(|_| self.0.sample_rate > 0) else { return Ok(()) };
+        let help =
+            "Packets that the kernel threw away, by its reason and the role of the device where it did";
+        let mut metric = encoder.encode_descriptor("drops", help, None, MetricType::Counter)?;
+        for drop in drops {
+            let labels: Labels<'_> = vec![
+                ("node", &drop.node),
+                ("role", drop.role.map_or("none", role_name)),
+                ("reason", &drop.reason),
+            ];
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&drop.count, None)?;
+        }
+        counter(
+            encoder,
+            "drops_untold",
+            "Drops at more places than are counted",
+            self.0.measured.drops_untold,
+        )
+    }
+
     /// No number where the kernel has none: a zero would say that it costs nothing.
     fn cost(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let Some((runs, time)) = self.0.runs else { return Ok(()) };
@@ -248,8 +307,8 @@ mod tests {
             leg.sum_ns += latency;
             leg.buckets[bucket_of(*latency) as usize] += 1;
         }
-        let from = point_info(DeviceRole::PodInterface, Direction::Egress).kind;
-        let to = point_info(DeviceRole::PodPeer, Direction::Ingress).kind;
+        let from = u32::from(point_info(DeviceRole::PodInterface, Direction::Egress).kind);
+        let to = u32::from(point_info(DeviceRole::PodPeer, Direction::Ingress).kind);
         let measured = Measured { legs: vec![(from, to, leg)], ..Measured::default() };
         Source { sample_rate: 64, measured, ..Source::default() }
     }

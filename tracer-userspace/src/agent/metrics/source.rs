@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracer_common::measure::{BUCKET_COUNT, LegHistogram};
 use tracer_common::outcome::{MEASURE_OUTCOME_COUNT, MeasureOutcome};
 
+use crate::agent::metrics::groups::Groups;
 use crate::agent::observer::Losses;
 use crate::agent::programs::Outcomes;
 use crate::trajectory::model::{DeviceRole, Direction};
@@ -24,8 +25,24 @@ pub struct Source {
     /// Runs of the programs at hooks with all that they go on in, and the time of them; `None` where the kernel keeps no
     /// such statistics or they are off (`sysctl kernel.bpf_stats_enabled=1`).
     pub runs: Option<(u64, Duration)>,
+    /// `None` where nobody asked for legs of pods or workloads.
+    pub groups: Option<Groups>,
+    /// `None` where the kernel tells of no drops.
+    pub drops: Option<Vec<DropState>>,
     /// Where an agent tells it.
     pub agent: Option<AgentState>,
+}
+
+/// Drops that are told as one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DropState {
+    /// Empty where the namespace is nobody's.
+    pub node: String,
+    /// Of the device where it was; `None` without one, or where it is not observed.
+    pub role: Option<DeviceRole>,
+    /// The kernel's name.
+    pub reason: String,
+    pub count: u64,
 }
 
 /// What an agent has to do.
@@ -62,6 +79,12 @@ pub struct Measured {
     pub ended: u64,
     /// Places that the kernel forgot to make room for others.
     pub evicted: u64,
+    /// Legs of groups: the group's number, kinds of the points, and the histogram.
+    pub group_legs: Vec<(u16, u32, u32, LegHistogram)>,
+    /// Legs of groups that are in none of these.
+    pub group_legs_untold: u64,
+    /// Drops that are in no [`DropState`].
+    pub drops_untold: u64,
     /// Chosen packets whose last place is remembered.
     pub remembered: u64,
     /// Legs that had a packet: kinds of their points, and the histogram.

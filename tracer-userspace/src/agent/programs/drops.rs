@@ -2,9 +2,10 @@
 
 use std::os::fd::AsFd as _;
 
-use aya::maps::PerCpuArray;
+use aya::maps::{MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, BtfError};
+use tracer_common::measure::DroppedAt;
 use tracer_common::outcome::{DROP_OUTCOME_COUNT, DropOutcome};
 
 use super::{LoadError, Programs, source_chain};
@@ -91,6 +92,37 @@ impl Programs {
             *count = counters.get(&(index as u32), 0).map_err(error)?.iter().sum();
         }
         Ok(outcomes)
+    }
+
+    /// Drops since the start by place and reason, over all CPUs; empty where nobody asked for metrics.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn dropped(&self) -> Result<Vec<(DroppedAt, u64)>, LoadError> {
+        const MAP: &str = "DROPPED";
+        let error = |source| LoadError::Map { name: MAP, source };
+        let map = self.observer.map(MAP).ok_or(LoadError::Missing(MAP))?;
+        let counts: PerCpuHashMap<_, DroppedAt, u64> = PerCpuHashMap::try_from(map).map_err(error)?;
+        let sum = |entry: Result<(DroppedAt, PerCpuValues<u64>), MapError>| {
+            entry.map(|(at, cpus)| (at, cpus.iter().sum())).map_err(error)
+        };
+        counts.iter().map(sum).collect()
+    }
+
+    /// Gives the room of counts back: their namespaces are gone.
+    ///
+    /// # Errors
+    /// [`LoadError::Missing`], [`LoadError::Map`].
+    pub fn forget_dropped(&mut self, gone: &[DroppedAt]) -> Result<(), LoadError> {
+        const MAP: &str = "DROPPED";
+        let map = self.observer.map_mut(MAP).ok_or(LoadError::Missing(MAP))?;
+        let error = |source| LoadError::Map { name: MAP, source };
+        let mut counts: PerCpuHashMap<_, DroppedAt, u64> = PerCpuHashMap::try_from(map).map_err(error)?;
+        for at in gone {
+            // It may be gone already.
+            let _ = counts.remove(at);
+        }
+        Ok(())
     }
 
     /// A kernel that does not say how many it skipped skips none: before Linux 5.12.

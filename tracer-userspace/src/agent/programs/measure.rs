@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuHashMap, ProgramArray};
 use aya::programs::SchedClassifier;
-use tracer_common::measure::{LEG_COUNT, LastSeen, LegHistogram, MAX_KINDS, PointInfo, PointPlace};
-use tracer_common::outcome::{MEASURE_ENDED, MEASURE_INSERTED, MEASURE_REMOVED};
+use tracer_common::measure::{
+    LEG_COUNT, LastSeen, LegHistogram, MAX_KINDS, PointInfo, PointPlace, group_leg,
+};
+use tracer_common::outcome::{
+    MEASURE_DROPS_UNTOLD, MEASURE_ENDED, MEASURE_GROUP_LEGS_UNTOLD, MEASURE_INSERTED, MEASURE_REMOVED,
+};
 
 use super::{LoadError, Programs, program_of};
 use crate::agent::metrics::kinds::point_info;
@@ -38,14 +42,19 @@ impl Programs {
         self.measuring.is_some()
     }
 
-    /// Says of what kind the two points of a device are.
+    /// Says of what kind the two points of a device are, and whose (0: nobody's).
     ///
     /// # Errors
     /// [`LoadError::Map`]: there are too many, and packets there are counted as of an unknown point.
-    pub fn name_points(&mut self, space: u32, ifindex: u32, role: DeviceRole) -> Result<(), LoadError> {
+    pub fn name_points(
+        &mut self,
+        (space, ifindex): (u32, u32),
+        role: DeviceRole,
+        group: u16,
+    ) -> Result<(), LoadError> {
         let mut points = self.kinds()?;
         for direction in BOTH {
-            let info = point_info(role, direction);
+            let info = PointInfo { group, ..point_info(role, direction) };
             points
                 .insert(place(PointKey { space, ifindex, direction }), info, 0)
                 .map_err(|source| LoadError::Map { name: "POINTS", source })?;
@@ -90,6 +99,8 @@ impl Programs {
         measured.remembered = self.remembered()?;
         measured.evicted = inserted.saturating_sub(removed).saturating_sub(measured.remembered);
         measured.ended = count(MEASURE_ENDED)?;
+        measured.drops_untold = count(MEASURE_DROPS_UNTOLD)?;
+        measured.group_legs_untold = count(MEASURE_GROUP_LEGS_UNTOLD)?;
         for (index, outcome) in measured.outcomes.iter_mut().enumerate() {
             *outcome = count(index as u32)?;
         }
@@ -103,6 +114,17 @@ impl Programs {
                 measured.legs.push((number / MAX_KINDS, number % MAX_KINDS, sum));
             }
         }
+        let error = |source| LoadError::Map { name: "GROUP_LEGS", source };
+        let map = self.observer.map("GROUP_LEGS").ok_or(LoadError::Missing("GROUP_LEGS"))?;
+        let legs: PerCpuHashMap<_, u32, LegHistogram> = PerCpuHashMap::try_from(map).map_err(error)?;
+        for entry in legs.iter() {
+            let (key, cpus) = entry.map_err(error)?;
+            let mut sum = LegHistogram::default();
+            cpus.iter().for_each(|cpu| add(&mut sum, cpu));
+            let (group, from, to) = group_leg(key);
+            measured.group_legs.push((group, from, to, sum));
+        }
+        measured.group_legs.sort_by_key(|(group, from, to, _)| (*group, *from, *to));
         Ok(measured)
     }
 
