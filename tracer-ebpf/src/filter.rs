@@ -86,15 +86,14 @@ fn datagram(source: [u8; 16], destination: [u8; 16], headers: &Headers) -> Datag
 #[inline(always)]
 fn wanted_between(source: &[u8; 16], destination: &[u8; 16], config: &FilterConfig) -> u64 {
     // Nearly all packets are nobody's: two tests of a bit in place of two lookups.
-    let is_known = [config.is_maybe_known(source), config.is_maybe_known(destination)];
-    if !is_known[0] && !is_known[1] {
+    if !config.is_maybe_known(source) && !config.is_maybe_known(destination) {
         return 0;
     }
-    let source = if is_known[0] { ends_of(source) } else { None };
+    let source = ends_of(source);
     if source_decides(source, config.any_peer) {
         return 0;
     }
-    let destination = if is_known[1] { ends_of(destination).unwrap_or_default() } else { Ends::default() };
+    let destination = ends_of(destination).unwrap_or_default();
     match_ends(source.unwrap_or_default(), destination, config.any_peer)
 }
 

@@ -26,8 +26,10 @@ use tracer_common::packet::Link;
 use crate::reader::SkbReader;
 use crate::scratch::{Scratch, scratch};
 
-/// Counts what `try_observe` did. The only way out.
+/// Counts what `try_observe` did. The only way out. verifier: inlined into what the macro makes around it, or both frames
+/// together are larger than the stack may be.
 #[classifier]
+#[inline(always)]
 pub fn tracer_observe(ctx: TcContext) -> i32 {
     let outcome = match try_observe(&ctx) {
         Ok(outcome) | Err(outcome) => outcome,

@@ -257,7 +257,7 @@ fn octaves(leg: &LegHistogram) -> Vec<(f64, u64)> {
                 count = 0;
             }
             Some(_) => {}
-            None => octaves.push((f64::MAX, count)),
+            None => octaves.push((f64::INFINITY, count)),
         }
     }
     octaves
@@ -322,6 +322,8 @@ mod tests {
             format!("{name}_bucket{} 1\n", line(",le=\"2.56e-7\"}")).replace("{from", "{le=\"2.56e-7\",from"),
             format!("{name}_sum{} 3000.0000026\n", line("}")),
             format!("{name}_count{} 4\n", line("}")),
+            // Prometheus computes no quantile without it.
+            format!("{name}_bucket{} 4\n", line("}")).replace("{from", "{le=\"+Inf\",from"),
         ] {
             // Where the client puts `le` among the labels is its affair.
             let plain = |text: &str| text.replace("le=\"2.56e-7\",", "").replace(",le=\"2.56e-7\"", "");
