@@ -9,13 +9,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tracer_agents::Installed;
 
-use crate::process::{cpu_seconds, resident_mib};
+use crate::load::Ends;
+use crate::process::{Process, cpu_seconds, resident_mib};
 use crate::state::{State, follow, losses, summary};
 use crate::{Bench, Options};
 
 /// Packets a second that make 500,000 records a second.
 pub(crate) const FULL_RATE: u32 = 62_500;
+/// Packets a second that two agents, their client and the double of the API server manage on two CPUs.
+const AGENTS_RATE: u32 = 25_000;
 const RATE_SECONDS: f64 = 4.0;
 const TRICKLE: u32 = 200;
 /// Packets whose delay is measured.
@@ -73,6 +77,40 @@ impl AtARate {
     pub(crate) fn expected(&self) -> u64 {
         self.packets * u64::from(State::Following.hops())
     }
+}
+
+/// What each of two agents takes while a client joins what they send: no more than on a node of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfAgents {
+    /// Of each.
+    pub(crate) records_per_second: f64,
+    /// Of the busier one, of one core.
+    pub(crate) cpu_share: f64,
+    /// Of the larger one.
+    pub(crate) resident_mib: f64,
+    pub(crate) lost: u64,
+}
+
+pub(crate) fn by_agents(options: Options) -> Result<OfAgents> {
+    let rate = if options.quick { 5_000 } else { AGENTS_RATE };
+    eprintln!("bench: {rate} packets a second, followed by agents");
+    let installed = Installed::new()?;
+    let ends = Ends::open(&installed.lab)?;
+    let arguments = ["--pod", "curl", "--to", "httpbin", "--quiet"];
+    let client = Process::start(&mut installed.command("ann", "follow", &arguments)?, "following ")?;
+    let before: Vec<f64> =
+        installed.agents.iter().map(|agent| cpu_seconds(&[agent.pid()])).collect::<Result<_>>()?;
+    let udp = ends.udp_at(rate, if options.quick { 1.0 } else { RATE_SECONDS })?;
+    let (mut cpu_share, mut resident) = (0_f64, 0_f64);
+    for (agent, before) in installed.agents.iter().zip(before) {
+        cpu_share = cpu_share.max((cpu_seconds(&[agent.pid()])? - before) / udp.seconds);
+        resident = resident.max(resident_mib(&[agent.pid()])?);
+    }
+    let summary = summary(&client.end()?.stdout)?;
+    let recorded = summary.pointer("/hooks/recorded").and_then(Value::as_u64).context("no records")?;
+    let nodes = installed.agents.len() as f64;
+    let records_per_second = recorded as f64 / nodes / udp.seconds;
+    Ok(OfAgents { records_per_second, cpu_share, resident_mib: resident, lost: losses(&summary) })
 }
 
 /// From the last hop of a packet to its line on stdout.

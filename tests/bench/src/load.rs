@@ -21,6 +21,8 @@ const STREAM: u16 = 9001;
 const ECHO: u16 = 9002;
 /// What a receiver may fall behind by, bytes.
 const ROOM: usize = 64 << 20;
+/// Before packets are counted.
+const REST: Duration = Duration::from_millis(500);
 /// An answer that has not come after this does not come.
 const ANSWER: Duration = Duration::from_millis(500);
 
@@ -136,6 +138,9 @@ impl Ends {
 
     fn send(&self, time: Duration, rate: Option<u32>) -> Result<Udp> {
         let socket = self.socket((self.server, SINK).into())?;
+        // sleep: both of a pair begin from rest. A virtual machine that has just been busy (a tool was started) may get
+        // less of its CPUs for a while.
+        thread::sleep(REST);
         let udp = in_thread(move || {
             let payload = &mut [0; PAYLOAD];
             let (start, cpu_before) = (Instant::now(), thread_cpu());

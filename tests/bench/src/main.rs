@@ -170,8 +170,9 @@ fn run(options: Options) -> Result<bool> {
         None
     };
     drop(bench);
+    let of_agents = if options.has(Part::Rate) { Some(follow::by_agents(options)?) } else { None };
     let many = if options.has(Part::Pods) { Some(many::attach(options.pods)?) } else { None };
-    report::print_others(rate.as_ref(), screen.as_ref(), many.as_ref());
+    report::print_others(rate.as_ref(), of_agents, screen.as_ref(), many.as_ref());
     report::print_targets(&samples, rate.as_ref(), screen.as_ref().map(|(delay, _)| delay), many.as_ref());
 
     let wrong = report::wrong(&samples, &runs, rate.as_ref());

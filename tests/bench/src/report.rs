@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::Options;
-use crate::follow::{AtARate, Delay, FULL_RATE};
+use crate::follow::{AtARate, Delay, FULL_RATE, OfAgents};
 use crate::load::PAYLOAD;
 use crate::many::Many;
 use crate::pairs::{Sample, Spread};
@@ -88,7 +88,12 @@ pub(crate) fn print_states(samples: &[Sample], runs: &[Runs]) {
     println!();
 }
 
-pub(crate) fn print_others(rate: Option<&AtARate>, screen: Option<&(Delay, Duration)>, many: Option<&Many>) {
+pub(crate) fn print_others(
+    rate: Option<&AtARate>,
+    of_agents: Option<OfAgents>,
+    screen: Option<&(Delay, Duration)>,
+    many: Option<&Many>,
+) {
     if let Some(rate) = rate {
         println!(
             "all followed at a fixed rate: {} packets in {:.1} s, {:.0} records/s, {} lost, {:.0} % of one core, {:.1} MiB",
@@ -98,6 +103,15 @@ pub(crate) fn print_others(rate: Option<&AtARate>, screen: Option<&(Delay, Durat
             rate.lost,
             rate.cpu_share * 100.0,
             rate.resident_mib
+        );
+    }
+    if let Some(agents) = of_agents {
+        println!(
+            "  by agents: {:.0} records/s of each, {} lost; the busier one {:.0} % of one core, {:.1} MiB",
+            agents.records_per_second,
+            agents.lost,
+            agents.cpu_share * 100.0,
+            agents.resident_mib
         );
     }
     if let Some((delay, first_hop)) = screen {
