@@ -43,6 +43,9 @@ impl Ways {
     /// Asks for what is new.
     pub(super) fn ask(&mut self, inventory: &Inventory, selection: &Selection) {
         let room = MAX_PAIRS.saturating_sub(self.known.len());
+        if room == 0 {
+            return;
+        }
         for asked in between_nodes(inventory, selection, MAX_PAIRS).into_iter().take(room) {
             let Some(pair) = asked.from.node.clone().zip(asked.to.node.clone()) else { continue };
             if self.known.insert(pair) {

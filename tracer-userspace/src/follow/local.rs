@@ -31,6 +31,10 @@ pub fn run(args: &RunArgs, inventory: &Path, telling: Telling<'_>) -> Result<(),
         let mut joining =
             Joining::new(args, telling, &prepared.selection, prepared.site.names().clone(), monotonic_ns())?;
         hear_wall_clock(&mut joining);
+        // Before records come: a look over many nodes' pods takes a while, in which nobody takes them.
+        for way in prepared.ways() {
+            joining.take(Event::Way(way));
+        }
         let mut observation = Observation::start(
             prepared,
             &args.selection,
@@ -38,9 +42,6 @@ pub fn run(args: &RunArgs, inventory: &Path, telling: Telling<'_>) -> Result<(),
             telling.capture_bytes(),
             &mut |event| joining.take(event),
         )?;
-        for way in observation.ways() {
-            joining.take(Event::Way(way));
-        }
         notice(&format!(
             "following {} at {}; Ctrl-C ends with a summary",
             silence::what(observation.selection()),

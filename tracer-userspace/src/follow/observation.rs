@@ -47,6 +47,13 @@ pub(super) struct Prepared {
     pub(super) selection: Selection,
 }
 
+impl Prepared {
+    /// Which way packets should take, as this machine has it.
+    pub(super) fn ways(&self) -> Vec<PlannedWay> {
+        ways_here(&self.site, &self.kernel.release, &self.selection)
+    }
+}
+
 /// Checks what this kernel has, reads the inventory, and says what the selection means.
 pub(super) fn prepare(
     inventory: &Path,
@@ -131,12 +138,6 @@ impl<'a> Observation<'a> {
         &self.machine
     }
 
-    /// Which way packets should take, as this machine has it.
-    #[must_use]
-    pub fn ways(&self) -> Vec<PlannedWay> {
-        ways_here(self.machine.site(), &self.kernel, &self.selection)
-    }
-
     /// Waits for what happens next. May be dropped and asked again at any time.
     ///
     /// # Errors
@@ -185,7 +186,8 @@ impl<'a> Observation<'a> {
         }
         emit(Event::Scope(scope_of(&self.selection)));
         if self.selection.scope().nodes != before {
-            self.ways().into_iter().for_each(|way| emit(Event::Way(way)));
+            let ways = ways_here(self.machine.site(), &self.kernel, &self.selection);
+            ways.into_iter().for_each(|way| emit(Event::Way(way)));
         }
     }
 

@@ -1,6 +1,6 @@
 //! What two nodes are asked about a way, from what a person asks for. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use super::facts::Question;
@@ -178,7 +178,8 @@ fn service_end(
 #[must_use]
 pub fn between_nodes(inventory: &Inventory, selection: &Selection, most: usize) -> Vec<Asked> {
     let ends = |end: &select::End| -> Vec<End> {
-        let pods = inventory.pods().filter(|entry| end.pods.contains(&entry.pod));
+        let wanted: HashSet<_> = end.pods.iter().collect();
+        let pods = inventory.pods().filter(|entry| wanted.contains(&entry.pod));
         let of_pods: Vec<End> =
             pods.flat_map(|entry| &entry.addresses).map(|address| end_at(inventory, *address)).collect();
         if of_pods.is_empty() {
