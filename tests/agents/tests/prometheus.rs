@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -65,6 +65,29 @@ impl Prometheus {
         }
     }
 
+    /// A line of JSON for each panel of the dashboard: what it shows of the time until now.
+    fn panels(&self, time: Duration) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let (begin, end) = ((now - time).as_secs_f64().to_string(), now.as_secs_f64().to_string());
+        let mut text = String::new();
+        for (panel, expressions) in panels() {
+            let answers: Vec<Value> = expressions
+                .iter()
+                .map(|expression| {
+                    let asked =
+                        [("query", expression.as_str()), ("start", &begin), ("end", &end), ("step", "1")];
+                    let answer = self.ask("/api/v1/query_range", &asked).unwrap();
+                    serde_json::from_str::<Value>(&answer).unwrap()["data"]["result"].clone()
+                })
+                .collect();
+            let unit = &panel["fieldConfig"]["defaults"]["unit"];
+            let line =
+                json!({ "title": panel["title"], "type": panel["type"], "unit": unit, "answers": answers });
+            text.push_str(&format!("{line}\n"));
+        }
+        text
+    }
+
     /// The series that a query gives.
     fn query(&self, expression: &str) -> Vec<Value> {
         let answer = self.ask("/api/v1/query", &[("query", expression)]);
@@ -82,20 +105,29 @@ impl Drop for Prometheus {
 }
 
 /// Panels of the dashboard and what they ask for, as Grafana would.
-fn dashboard() -> Vec<(String, String)> {
+fn panels() -> Vec<(Value, Vec<String>)> {
     let text = fs::read_to_string(Path::new(FILES).join("dashboard.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&text).unwrap();
-    let mut asked = Vec::new();
-    for panel in dashboard["panels"].as_array().unwrap() {
-        for target in panel["targets"].as_array().unwrap() {
-            let mut expression = target["expr"].as_str().unwrap().replace("$__rate_interval", "10s");
-            for variable in ["$node", "$from", "$to"] {
-                expression = expression.replace(variable, ".*");
-            }
-            asked.push((panel["title"].as_str().unwrap().to_owned(), expression));
+    let expression = |target: &Value| {
+        let mut expression = target["expr"].as_str().unwrap().replace("$__rate_interval", "10s");
+        for variable in ["$node", "$from", "$to"] {
+            expression = expression.replace(variable, ".*");
         }
-    }
-    asked
+        expression
+    };
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let asked = |panel: &Value| panel["targets"].as_array().unwrap().iter().map(expression).collect();
+    panels.map(|panel| (panel.clone(), asked(panel))).collect()
+}
+
+/// Each of their queries, with the panel's title.
+fn queries() -> Vec<(String, String)> {
+    let panels = panels().into_iter();
+    let queries = panels.flat_map(|(panel, asked)| {
+        let title = panel["title"].as_str().unwrap().to_owned();
+        asked.into_iter().map(move |expression| (title.clone(), expression))
+    });
+    queries.collect()
 }
 
 /// What only some installations have: legs of pods or of workloads, drops where the kernel gives reasons, the programs'
@@ -132,7 +164,7 @@ fn prometheus_scrapes_agents_under_load_and_every_panel_of_the_dashboard_has_dat
     loop {
         curl.ping(httpbin.ipv4().into(), 3).unwrap();
         curl.udp_flood(dropped, Flood { packets: 20, payload: 100, rate: None }).unwrap();
-        let mut empty = dashboard();
+        let mut empty = queries();
         empty.retain(|(_, expression)| {
             let series = prometheus.query(expression);
             !is_not_here(expression) && series.iter().all(|series| series["value"][1] == "NaN")
@@ -141,6 +173,18 @@ fn prometheus_scrapes_agents_under_load_and_every_panel_of_the_dashboard_has_dat
             break;
         }
         assert!(Instant::now() < end, "no data for {empty:#?}");
+    }
+
+    if let Some(file) = std::env::var_os("TRACER_PANELS") {
+        // For docs/pictures/panels.py: a minute of load, and what each panel shows of it.
+        let web = httpbin.serve_http(80).unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            curl.curl(&format!("http://{}/bytes/100000", httpbin.ipv4())).unwrap();
+            curl.udp_flood(dropped, Flood { packets: 20, payload: 100, rate: None }).unwrap();
+        }
+        drop(web);
+        fs::write(file, prometheus.panels(Duration::from_secs(60))).unwrap();
     }
 
     let up = prometheus.query("up == 1");
