@@ -26,11 +26,12 @@ pub(crate) fn measure(bench: &Bench, states: &[State], seconds: f64) -> Result<V
 }
 
 fn of_state(bench: &Bench, state: State, seconds: f64) -> Result<Runs> {
+    let of_others = counts()?;
     let running = state.start(bench)?;
     let before = counts()?;
     let udp = bench.ends.udp(seconds)?;
     let mut sum = (0, Duration::ZERO);
-    for (program, (runs, time)) in counts()? {
+    for (program, (runs, time)) in counts()?.into_iter().filter(|(id, _)| !of_others.contains_key(id)) {
         let (runs_before, time_before) = before.get(&program).copied().unwrap_or_default();
         sum = (sum.0 + runs - runs_before, sum.1 + (time - time_before));
     }
