@@ -39,7 +39,7 @@ pub struct FilterConfig {
     pub snaplen: u32,
     /// Not 0 if anything is followed.
     pub armed: u32,
-    /// Which addresses are in a set, as [`is_maybe_known`] asks: a packet of other addresses, and most packets are, is
+    /// Which addresses are in a set, as [`FilterConfig::is_maybe_known`] asks: a packet of other addresses, and most packets are, is
     /// told by it alone.
     pub known: [u64; KNOWN_WORDS],
 }
@@ -73,7 +73,8 @@ impl FilterConfig {
         self.known[word] |= bit;
     }
 
-    /// False if an address is in no set; true if it is, and for one in some thousand that are in none.
+    /// False only if an address is in no set. True as well for others that share a bit with one that is: with n addresses in
+    /// sets, for about n of 4,096.
     #[inline(always)]
     #[must_use]
     pub const fn is_maybe_known(&self, address: &[u8; 16]) -> bool {

@@ -1,5 +1,6 @@
 //! What the kernel measured and what the agent lost, for Prometheus. All is read when it is asked for, and a scrape costs
-//! what reading the maps costs; kept is only which drops were told already ([`drops`]).
+//! what reading the maps costs; kept is only what counts need to go on: which drops were told already ([`drops`]), and
+//! which number a group has ([`groups`]).
 //!
 //! | module | holds |
 //! |---|---|
