@@ -3,7 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tracer_common::record::{DIRECTION_NONE, DROP_RECORD_SIZE, HOP_RECORD_SIZE, HopRecord, Record};
+use tracer_common::record::{
+    DIRECTION_NONE, DROP_RECORD_SIZE, HOP_RECORD_SIZE, HopRecord, Record, size_in_ring,
+};
 
 fuzz_target!(|bytes: &[u8]| {
     let record = HopRecord::from_bytes(bytes);
@@ -11,7 +13,12 @@ fuzz_target!(|bytes: &[u8]| {
     // Reading all fields is what the address sanitizer watches.
     assert_eq!(record, HopRecord::from_bytes(bytes));
     match Record::from_bytes(bytes) {
-        Some(Record::Hop(hop)) => assert_eq!((Some(hop), bytes.len()), (record, HOP_RECORD_SIZE)),
+        Some(Record::Hop(hop)) => {
+            assert_eq!(
+                (Some(hop), bytes.len()),
+                (HopRecord::from_ring(bytes), size_in_ring(hop.tunnel_count))
+            );
+        }
         Some(Record::Drop(drop)) => {
             assert_eq!((drop.packet.direction, bytes.len()), (DIRECTION_NONE, DROP_RECORD_SIZE));
         }

@@ -136,12 +136,12 @@ pub const fn bytes_wanted(follows: u64, config: &FilterConfig, headers: u32) -> 
     if any > headers { any } else { headers }
 }
 
-/// A packet that no follow of `any_peer` could want once its source is known to be in no set: the destination
-/// need not be looked up.
+/// Whether any follow could want a packet of whose addresses (source, destination) it is known which ones are in no set at
+/// all: the rest need not be looked up.
 #[inline(always)]
 #[must_use]
-pub const fn source_decides(source: Option<Ends>, any_peer: u64) -> bool {
-    source.is_none() && any_peer == 0
+pub const fn is_possible((source, destination): (bool, bool), any_peer: u64) -> bool {
+    if any_peer == 0 { source && destination } else { source || destination }
 }
 
 /// The key of the address map for an IPv4 address.

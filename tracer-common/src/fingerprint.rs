@@ -29,17 +29,15 @@ const TCP_SYN_RST: u8 = 0b0000_0110;
 /// transport header. `None` if the packet is cut before the bytes that it needs.
 #[inline(always)]
 pub(crate) fn of<R: Reader>(reader: &R, headers: &Headers, record: &HopRecord, payload: u32) -> Option<u64> {
-    let hash = mix(SEED, u64::from(headers.protocol) | u64::from(headers.identification) << 32);
+    let hash = begin(headers.protocol, headers.identification);
     if record.flags & FLAG_FRAGMENT != 0 {
         return Some(finish(mix(hash, 1 << 16 | u64::from(headers.fragment_offset))));
     }
     let length = record.payload_length;
     match headers.protocol {
         describe::PROTOCOL_TCP => {
-            let hash = mix(hash, u64::from(record.sequence) | u64::from(record.acknowledgment) << 32);
             let timestamp = if record.flags & FLAG_TCP_TIMESTAMP != 0 { record.timestamp_value } else { 0 };
-            let flags = u64::from(record.tcp_flags & TCP_SYN_RST);
-            Some(finish(mix(hash, u64::from(timestamp) | flags << 32)))
+            Some(tcp(hash, (record.sequence, record.acknowledgment), record.tcp_flags, timestamp))
         }
         describe::PROTOCOL_ICMP | describe::PROTOCOL_ICMPV6 => {
             let kind = u64::from(record.icmp_type) | u64::from(record.icmp_code) << 8;
@@ -57,11 +55,41 @@ pub(crate) fn of<R: Reader>(reader: &R, headers: &Headers, record: &HopRecord, p
             prefix(reader, hash, payload, length).map(finish)
         }
         _ => {
-            let segment = u32::from(record.gso_size);
-            let on_wire = if segment == 0 || segment > length { length } else { segment };
+            let on_wire = on_wire(record.gso_size, length);
             prefix(reader, mix(hash, u64::from(on_wire)), payload, on_wire).map(finish)
         }
     }
+}
+
+/// What the hash of every packet begins with.
+#[inline(always)]
+pub(crate) const fn begin(protocol: u32, identification: u32) -> u64 {
+    mix(SEED, protocol as u64 | (identification as u64) << 32)
+}
+
+/// The fingerprint of a TCP segment; `timestamp` is its TSval, 0 where it has none.
+#[inline(always)]
+pub(crate) const fn tcp(
+    begun: u64,
+    (sequence, acknowledgment): (u32, u32),
+    flags: u8,
+    timestamp: u32,
+) -> u64 {
+    let hash = mix(begun, sequence as u64 | (acknowledgment as u64) << 32);
+    finish(mix(hash, timestamp as u64 | ((flags & TCP_SYN_RST) as u64) << 32))
+}
+
+/// Bytes of payload that a datagram has on the wire: of a GSO packet, which stands for several, its segments' size.
+#[inline(always)]
+pub(crate) const fn on_wire(gso_size: u16, length: u32) -> u32 {
+    let segment = gso_size as u32;
+    if segment == 0 || segment > length { length } else { segment }
+}
+
+/// The fingerprint of a datagram with at least [`PAYLOAD_PREFIX`] bytes `on_wire`.
+#[inline(always)]
+pub(crate) fn long_datagram<R: Reader>(reader: &R, begun: u64, payload: u32, on_wire: u32) -> Option<u64> {
+    prefix(reader, mix(begun, on_wire as u64), payload, PAYLOAD_PREFIX).map(finish)
 }
 
 /// Hashes the first bytes of `length` bytes of payload.

@@ -10,10 +10,12 @@
 //! | module | holds |
 //! |---|---|
 //! | [`reader`] | the access to bytes |
+//! | [`glance`] | the short way for the shapes that nearly all packets have |
 //! | `walk` | the walk over the headers, layer by layer |
 //! | `describe` | the hop record of what the walk found |
 
 pub(crate) mod describe;
+pub mod glance;
 pub mod reader;
 mod walk;
 

@@ -152,14 +152,27 @@ pub struct QuoteRecord {
     pub mtu: u16,
 }
 
-/// Size of a hop record in the ring buffer, bytes.
+/// Size of a hop record, bytes.
 pub const HOP_RECORD_SIZE: usize = 200;
 const _: () = assert!(size_of::<HopRecord>() == HOP_RECORD_SIZE);
 const _: () = assert!(size_of::<HopRecord>().is_multiple_of(8));
 const _: () = assert!(size_of::<Tunnel>() == 40);
 
+/// Bytes of a hop record in the ring buffer: without the entries of [`HopRecord::tunnels`] that it does not use. Most packets
+/// use none, and what each record costs is first of all the memory that it goes through.
+#[inline(always)]
+#[must_use]
+pub const fn size_in_ring(tunnel_count: u8) -> usize {
+    match tunnel_count {
+        0 => HOP_RECORD_SIZE - MAX_TUNNELS * size_of::<Tunnel>(),
+        1 => HOP_RECORD_SIZE - (MAX_TUNNELS - 1) * size_of::<Tunnel>(),
+        _ => HOP_RECORD_SIZE,
+    }
+}
+const _: () = assert!(MAX_TUNNELS == 2, "a record with none, one or two tunnels");
+
 impl HopRecord {
-    /// Decodes a record by copy; `None` if the sample has not exactly the size of a record.
+    /// Decodes a record by copy; `None` if the bytes are not exactly as many as those of a record.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != HOP_RECORD_SIZE {
@@ -168,6 +181,18 @@ impl HopRecord {
         // SAFETY: the length was checked, the type is repr(C) without padding and valid for any bit pattern,
         // and read_unaligned asks for no alignment.
         Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast::<Self>()) })
+    }
+
+    /// Decodes a record as it is in the ring buffer, see [`size_in_ring`]; `None` if the sample has not exactly that size.
+    #[must_use]
+    pub fn from_ring(sample: &[u8]) -> Option<Self> {
+        const TUNNEL_COUNT: usize = core::mem::offset_of!(HopRecord, tunnel_count);
+        if sample.len() != size_in_ring(*sample.get(TUNNEL_COUNT)?) {
+            return None;
+        }
+        let mut whole = [0; HOP_RECORD_SIZE];
+        whole.get_mut(..sample.len())?.copy_from_slice(sample);
+        Self::from_bytes(&whole)
     }
 
     /// What an ICMP error quotes; `None` for any other packet and for one that quotes less than an IP header.
@@ -289,6 +314,6 @@ impl Record {
         if let Some(record) = DropRecord::from_bytes(bytes) {
             return Some(Self::Drop(record));
         }
-        HopRecord::from_bytes(bytes).filter(|record| record.direction != DIRECTION_NONE).map(Self::Hop)
+        HopRecord::from_ring(bytes).filter(|record| record.direction != DIRECTION_NONE).map(Self::Hop)
     }
 }

@@ -1,32 +1,23 @@
-//! Hop records with the packet's first bytes behind them, for capture files. Such a record has no fixed size: it is made in
-//! a map's value and copied into the ring. Where nobody will ever capture, the verifier sees from the loader's constant
-//! that none of this can be reached.
+//! Hop records with the packet's first bytes behind them, for capture files. Where nobody will ever capture, the verifier
+//! sees from the loader's constant that none of this can be reached.
 
 use core::arch::asm;
 use core::ptr::from_ref;
 use core::slice::from_raw_parts;
 
 use aya_ebpf::helpers::bpf_skb_load_bytes;
-use aya_ebpf::macros::map;
-use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
 use tracer_common::filter::{FilterConfig, bytes_wanted, wants_bytes};
 use tracer_common::outcome::Outcome;
 use tracer_common::packet::Headers;
-use tracer_common::record::{CapturedRecord, HOP_RECORD_SIZE, HopRecord, MAX_SNAPLEN};
+use tracer_common::record::{CapturedRecord, HOP_RECORD_SIZE, MAX_SNAPLEN};
 
 use crate::constant::constant;
-use crate::reader::SkbReader;
 use crate::records;
-use crate::scratch::Hook;
 
 /// 0: nobody will capture. Set by the loader.
 #[unsafe(no_mangle)]
 static CAPTURES: u32 = 0;
-
-/// Where a record is made; as in `scratch`, one per CPU is enough.
-#[map]
-static CAPTURED: PerCpuArray<CapturedRecord> = PerCpuArray::with_max_entries(1, 0);
 
 /// Whether any of the follows wants the packet's bytes.
 #[inline(always)]
@@ -34,23 +25,16 @@ pub(crate) fn is_wanted(config: &FilterConfig, follows: u64) -> bool {
     constant(&CAPTURES) != 0 && wants_bytes(follows, config)
 }
 
-/// As `records::write`, with the packet's bytes.
+/// Copies a record that is made and the packet's bytes into the ring; false if it is full.
 #[inline(always)]
 pub(crate) fn write(
     ctx: &TcContext,
-    reader: &SkbReader,
-    headers: &mut Headers,
-    hook: Hook,
+    headers: &Headers,
+    captured: &mut CapturedRecord,
     (config, follows): (&FilterConfig, u64),
     before: u32,
-) -> Result<Outcome, Outcome> {
-    let captured = CAPTURED.get_ptr_mut(0).ok_or(Outcome::Internal)?;
-    // SAFETY: the pointer is to this CPU's live map value; tc programs do not interrupt each other.
-    let captured = unsafe { &mut *captured };
-    let record = &mut captured.record;
-    *record = HopRecord::default();
-    records::note_observation(ctx, record, hook, follows, before);
-    headers.describe(reader, record)?;
+) -> Result<bool, Outcome> {
+    let record = &captured.record;
     let payload = headers.end - record.payload_length;
     let wanted = bytes_wanted(follows, config, payload.saturating_sub(before));
     let size = bounded(wanted.min(record.length));
@@ -63,7 +47,7 @@ pub(crate) fn write(
     }
     // SAFETY: both lie behind each other, and the size is not over the map value's, which the verifier checks, too.
     let sample = unsafe { from_raw_parts(from_ref(captured).cast::<u8>(), HOP_RECORD_SIZE + size as usize) };
-    if records::output(sample) { Ok(Outcome::Recorded) } else { Err(records::lost(ctx, hook)) }
+    Ok(records::output_bytes(sample))
 }
 
 /// From 1 to [`MAX_SNAPLEN`], as the verifier likes it: a helper that takes a length refuses one that may be 0.

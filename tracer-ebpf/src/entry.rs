@@ -20,10 +20,11 @@ use crate::scratch::{Hook, scratch};
 #[map]
 static SPACE: Array<u32> = Array::with_max_entries(1, 0);
 
-/// The observing program, in slot 0. The kernel empties the array when the process that filled it is gone: a legacy
+/// What is behind these programs: in slot 1 the one that glances at packets with an Ethernet header, in slot 0 the observing
+/// one. The kernel empties the array when the process that filled it is gone: a legacy
 /// filter that outlives it then finds nothing to go on to, and the packet passes all the same.
 #[map]
-static OBSERVER: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static BEHIND: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 #[classifier]
 pub fn tracer_in_eth(ctx: TcContext) -> i32 {
@@ -45,14 +46,14 @@ pub fn tracer_out_ip(ctx: TcContext) -> i32 {
     enter(&ctx, DIRECTION_EGRESS, 0)
 }
 
-/// Goes on in the observing program, which counts and returns. What comes behind that is for the case that it is not
+/// Goes on in the program behind, where the packet is counted. What comes behind that is for the case that it is not
 /// there.
 #[inline(always)]
 fn enter(ctx: &TcContext, direction: u8, ethernet: u8) -> i32 {
     if let (Some(scratch), Some(&space)) = (scratch(), SPACE.get(0)) {
-        scratch.hook = Hook { space, direction, ethernet, reserved: 0 };
+        scratch.hook = Hook { space, direction, ethernet, is_told: 0, reserved: 0 };
         // SAFETY: nothing here needs to be dropped.
-        unsafe { OBSERVER.tail_call(ctx, 0) };
+        unsafe { BEHIND.tail_call(ctx, u32::from(ethernet)) };
     }
     counters::count(Outcome::Internal);
     TC_ACT_UNSPEC

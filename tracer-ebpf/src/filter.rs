@@ -2,7 +2,8 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
-use tracer_common::filter::{Ends, FilterConfig, match_ends, narrow, source_decides};
+use tracer_common::filter::{Ends, FilterConfig, is_possible, match_ends, narrow};
+use tracer_common::packet::glance::Glance;
 use tracer_common::packet::{Headers, ParseError, Reader};
 use tracer_common::record::FLAG_MORE_FRAGMENTS;
 
@@ -78,6 +79,21 @@ pub(crate) fn wanted_by<R: Reader>(
     Ok(wanted)
 }
 
+/// As [`wanted_by`], of a packet for which a glance was enough.
+#[inline(always)]
+pub(crate) fn wanted_at_a_glance(glance: &Glance, config: &FilterConfig) -> u64 {
+    if config.armed == 0 {
+        return 0;
+    }
+    let follows = wanted_between(&glance.source, &glance.destination, config);
+    if follows & !(config.any_port & config.any_protocol) == 0 {
+        return follows;
+    }
+    let (source_port, destination_port) = glance.ports;
+    let protocol = askers_of_protocol(glance.protocol());
+    narrow(follows, config, protocol, askers_of(source_port), askers_of(destination_port))
+}
+
 #[inline(always)]
 fn datagram(source: [u8; 16], destination: [u8; 16], headers: &Headers) -> Datagram {
     Datagram { source, destination, identification: headers.identification, protocol: headers.protocol }
@@ -85,16 +101,17 @@ fn datagram(source: [u8; 16], destination: [u8; 16], headers: &Headers) -> Datag
 
 #[inline(always)]
 fn wanted_between(source: &[u8; 16], destination: &[u8; 16], config: &FilterConfig) -> u64 {
-    // Nearly all packets are nobody's: two tests of a bit in place of two lookups.
-    if !config.is_maybe_known(source) && !config.is_maybe_known(destination) {
+    // Nearly all packets are nobody's: a test of a bit in place of a lookup.
+    let known = (config.is_maybe_known(source), config.is_maybe_known(destination));
+    if !is_possible(known, config.any_peer) {
         return 0;
     }
-    let source = ends_of(source);
-    if source_decides(source, config.any_peer) {
+    let source = if known.0 { ends_of(source) } else { None };
+    if !is_possible((source.is_some(), known.1), config.any_peer) {
         return 0;
     }
-    let destination = ends_of(destination).unwrap_or_default();
-    match_ends(source.unwrap_or_default(), destination, config.any_peer)
+    let destination = if known.1 { ends_of(destination) } else { None };
+    match_ends(source.unwrap_or_default(), destination.unwrap_or_default(), config.any_peer)
 }
 
 #[inline(always)]

@@ -1,4 +1,5 @@
-//! The eBPF program that observes, behind the entries on the hooks (`entry.rs`). It looks at a packet, counts one
+//! The eBPF program that observes, behind the entries on the hooks (`entry.rs`); where packets have an Ethernet header
+//! `glance.rs` stands between, and spares most of them the way here. It looks at a packet, counts one
 //! outcome and returns -1 (`TC_ACT_UNSPEC` = `TCX_NEXT`): the next program, or the stack, decides about the packet.
 //! What it reports goes out in `records.rs`, with a packet's bytes by `capture.rs`. Behind it may be the program that measures, in `measure.rs`. The program that is told what the kernel drops is in `drops.rs`.
 #![no_std]
@@ -10,6 +11,7 @@ mod constant;
 mod counters;
 mod drops;
 mod filter;
+mod glance;
 mod kernel;
 mod measure;
 mod reader;
@@ -20,11 +22,12 @@ use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
+use tracer_common::filter::FilterConfig;
 use tracer_common::outcome::Outcome;
-use tracer_common::packet::Link;
+use tracer_common::packet::{Headers, Link, ParseError};
 
 use crate::reader::SkbReader;
-use crate::scratch::{Scratch, scratch};
+use crate::scratch::{Hook, Scratch, scratch};
 
 /// Counts what `try_observe` did. The only way out. verifier: inlined into what the macro makes around it, or both frames
 /// together are larger than the stack may be.
@@ -44,15 +47,10 @@ pub fn tracer_observe(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn try_observe(ctx: &TcContext) -> Result<Outcome, Outcome> {
     let reader = SkbReader::new(ctx);
-    let Scratch { hook, headers } = scratch().ok_or(Outcome::Internal)?;
+    let Scratch { hook, follows, headers } = scratch().ok_or(Outcome::Internal)?;
     let config = filter::config().ok_or(Outcome::Internal)?;
-    let bare = hook.ethernet == 0;
-    // What lies before the network header has been taken off already: only its length is of interest.
-    let is_decapsulated = bare && !reader.begins_with_network_header() && reader.begins_with_ethernet();
-    let link = if bare && !is_decapsulated { Link::None } else { Link::Ethernet };
-    headers.parse(&reader, link, &config.vxlan_ports)?;
-    let before = if is_decapsulated { headers.forget_tunnels() } else { 0 };
-    let follows = filter::wanted_by(&reader, headers, config)?;
+    let before = if hook.is_told == 0 { look(&reader, hook, follows, headers, config)? } else { 0 };
+    let follows = *follows;
     if follows == 0 {
         return Ok(Outcome::Filtered);
     }
@@ -61,6 +59,25 @@ fn try_observe(ctx: &TcContext) -> Result<Outcome, Outcome> {
         "wanted: protocol {}, {} tunnels, follows {:x}", headers.protocol, headers.tunnel_count, follows
     );
     records::write(ctx, &reader, headers, *hook, (config, follows), before)
+}
+
+/// Walks over the packet's headers and asks who wants it. Gives the length of what has been taken off already.
+#[inline(always)]
+fn look(
+    reader: &SkbReader<'_>,
+    hook: &Hook,
+    follows: &mut u64,
+    headers: &mut Headers,
+    config: &FilterConfig,
+) -> Result<u32, ParseError> {
+    let bare = hook.ethernet == 0;
+    // What lies before the network header has been taken off already: only its length is of interest.
+    let is_decapsulated = bare && !reader.begins_with_network_header() && reader.begins_with_ethernet();
+    let link = if bare && !is_decapsulated { Link::None } else { Link::Ethernet };
+    headers.parse(reader, link, &config.vxlan_ports)?;
+    let before = if is_decapsulated { headers.forget_tunnels() } else { 0 };
+    *follows = filter::wanted_by(reader, headers, config)?;
+    Ok(before)
 }
 
 /// The kernel reads this from the object: GPL-only helpers ask for it.

@@ -66,6 +66,16 @@ pub(crate) fn is_asked_for() -> bool {
     constant(&MEASURES) != 0
 }
 
+/// Whether a packet is not chosen; counts that.
+#[inline(always)]
+pub(crate) fn passes_by(fingerprint: u64) -> bool {
+    if is_chosen(fingerprint, constant(&SAMPLE_MASK)) {
+        return false;
+    }
+    count(MeasureOutcome::NotChosen as u32);
+    true
+}
+
 /// A drop that [`crate::drops`] could not count by its place and reason.
 #[inline(always)]
 pub(crate) fn count_untold_drop() {
@@ -93,7 +103,7 @@ pub fn tracer_measure(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn try_measure(ctx: &TcContext) -> Result<MeasureOutcome, MeasureOutcome> {
-    let Scratch { hook, headers } = scratch().ok_or(MeasureOutcome::Internal)?;
+    let Scratch { hook, headers, .. } = scratch().ok_or(MeasureOutcome::Internal)?;
     let packet = PACKET.get_ptr_mut(0).ok_or(MeasureOutcome::Internal)?;
     // SAFETY: the pointer is to this CPU's live map value; tc programs do not interrupt each other.
     let packet = unsafe { &mut *packet };

@@ -2,6 +2,8 @@
 //! reader looks by itself every few milliseconds and is woken only where the ring fills faster than that.
 
 use core::arch::asm;
+use core::ptr::from_ref;
+use core::slice::from_raw_parts;
 
 use aya_ebpf::bindings::{
     BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
@@ -9,13 +11,13 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::maps::{HashMap, RingBuf};
+use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::TcContext;
 use tracer_common::filter::FilterConfig;
 use tracer_common::measure::{POINT_CAPACITY, PointPlace};
 use tracer_common::outcome::Outcome;
 use tracer_common::packet::Headers;
-use tracer_common::record::{HOP_RECORD_SIZE, HopRecord};
+use tracer_common::record::{CapturedRecord, HOP_RECORD_SIZE, HopRecord, size_in_ring};
 
 use crate::capture;
 use crate::constant::constant;
@@ -38,6 +40,11 @@ static WAKE_BYTES: u64 = 0;
 /// wake it with every record.
 const WAKE_WINDOW: u64 = 16 * HOP_RECORD_SIZE as u64;
 
+/// Where a record is made; as in `scratch`, one per CPU is enough. Behind the record are the packet's bytes, where it is
+/// captured.
+#[map]
+static RECORD: PerCpuArray<CapturedRecord> = PerCpuArray::with_max_entries(1, 0);
+
 /// `before`: bytes in front of the packet that its device does not count as part of it.
 #[inline(always)]
 pub(crate) fn write(
@@ -48,29 +55,31 @@ pub(crate) fn write(
     (config, follows): (&FilterConfig, u64),
     before: u32,
 ) -> Result<Outcome, Outcome> {
-    if capture::is_wanted(config, follows) {
-        return capture::write(ctx, reader, headers, hook, (config, follows), before);
-    }
-    let Some(mut entry) = reserve::<HopRecord>() else { return Err(lost(ctx, hook)) };
-    let record = entry.write(HopRecord::default());
-    note_observation(ctx, record, hook, follows, before);
-    if let Err(error) = headers.describe(reader, record) {
-        discard(entry);
-        return Err(error.into());
-    }
-    submit(entry);
-    Ok(Outcome::Recorded)
+    let captured = RECORD.get_ptr_mut(0).ok_or(Outcome::Internal)?;
+    // SAFETY: the pointer is to this CPU's live map value; tc programs do not interrupt each other. All fields of the
+    // record are written, whatever is in them.
+    let captured = unsafe { &mut *captured };
+    note_observation(ctx, &mut captured.record, hook, follows, before);
+    headers.describe(reader, &mut captured.record)?;
+    let written = if capture::is_wanted(config, follows) {
+        capture::write(ctx, headers, captured, (config, follows), before)?
+    } else {
+        output(&captured.record)
+    };
+    if written { Ok(Outcome::Recorded) } else { Err(lost(ctx, hook)) }
+}
+
+/// Copies a record into the ring; false if it is full.
+#[inline(always)]
+fn output(record: &HopRecord) -> bool {
+    let size = size_in_ring(record.tunnel_count);
+    // SAFETY: the record is not shorter, and has no padding.
+    output_bytes(unsafe { from_raw_parts(from_ref(record).cast::<u8>(), size) })
 }
 
 /// Fills what of a record is about where and when, and not about the packet.
 #[inline(always)]
-pub(crate) fn note_observation(
-    ctx: &TcContext,
-    record: &mut HopRecord,
-    hook: Hook,
-    follows: u64,
-    before: u32,
-) {
+fn note_observation(ctx: &TcContext, record: &mut HopRecord, hook: Hook, follows: u64, before: u32) {
     // SAFETY: the helper has no preconditions.
     record.time_ns = unsafe { bpf_ktime_get_ns() };
     record.follows = follows;
@@ -88,7 +97,7 @@ pub(crate) fn note_observation(
 
 /// Notes at which point the ring was full.
 #[inline(always)]
-pub(crate) fn lost(ctx: &TcContext, hook: Hook) -> Outcome {
+fn lost(ctx: &TcContext, hook: Hook) -> Outcome {
     // SAFETY: the context points to a live __sk_buff; this field may be read by any tc program.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let place = PointPlace { space: hook.space, ifindex, direction: u32::from(hook.direction) };
@@ -107,9 +116,9 @@ pub(crate) fn lost(ctx: &TcContext, hook: Hook) -> Outcome {
     Outcome::RingFull
 }
 
-/// Copies a record of any length into the ring; false if it is full.
+/// Copies a sample of any length into the ring; false if it is full.
 #[inline(always)]
-pub(crate) fn output(sample: &[u8]) -> bool {
+pub(crate) fn output_bytes(sample: &[u8]) -> bool {
     RECORDS.output::<[u8]>(sample, wake_flag()).is_ok()
 }
 

@@ -11,6 +11,8 @@ use tracer_common::packet::Headers;
 #[repr(C)]
 pub(crate) struct Scratch {
     pub(crate) hook: Hook,
+    /// Which follows want the packet.
+    pub(crate) follows: u64,
     pub(crate) headers: Headers,
 }
 
@@ -24,7 +26,9 @@ pub(crate) struct Hook {
     pub(crate) direction: u8,
     /// 1 if packets begin with an Ethernet header here, 0 if with the IP header.
     pub(crate) ethernet: u8,
-    pub(crate) reserved: u16,
+    /// 1 if a glance has been enough: [`Scratch::headers`] and [`Scratch::follows`] are the packet's.
+    pub(crate) is_told: u8,
+    pub(crate) reserved: u8,
 }
 
 #[map]

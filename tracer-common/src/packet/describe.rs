@@ -17,7 +17,7 @@ const ICMPV6_ECHO_REPLY: u8 = 129;
 const SCTP_CHUNK_DATA: u8 = 0;
 
 /// NOP NOP TIMESTAMP(10): how every common stack writes the option (RFC 7323, appendix A).
-const USUAL_TIMESTAMP_OPTION: u32 = 0x0101_080a;
+pub(super) const USUAL_TIMESTAMP_OPTION: u32 = 0x0101_080a;
 /// No stack writes more options than this; a packet with more has no timestamp for us, at every hop alike.
 const MAX_TCP_OPTIONS: u32 = 12;
 
@@ -303,12 +303,12 @@ fn addresses<R: Reader>(reader: &R, network: u32, version: u32) -> Option<([u8; 
 }
 
 #[inline(always)]
-const fn mapped_low(word: u64) -> [u8; 16] {
+pub(super) const fn mapped_low(word: u64) -> [u8; 16] {
     mapped((word as u32).to_le_bytes())
 }
 
 #[inline(always)]
-const fn wide(low: u64, high: u64) -> [u8; 16] {
+pub(super) const fn wide(low: u64, high: u64) -> [u8; 16] {
     (low as u128 | (high as u128) << 64).to_le_bytes()
 }
 

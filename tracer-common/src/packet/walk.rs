@@ -20,10 +20,10 @@ mod begin {
 }
 
 /// The two addresses in front of an Ethernet header's EtherType, bytes.
-const ETHERNET_ADDRESSES: u32 = 12;
+pub(super) const ETHERNET_ADDRESSES: u32 = 12;
 
-const ETHER_TYPE_IPV4: u32 = 0x0800;
-const ETHER_TYPE_IPV6: u32 = 0x86dd;
+pub(super) const ETHER_TYPE_IPV4: u32 = 0x0800;
+pub(super) const ETHER_TYPE_IPV6: u32 = 0x86dd;
 const ETHER_TYPE_VLAN: u32 = 0x8100;
 const ETHER_TYPE_QINQ: u32 = 0x88a8;
 /// QinQ before IEEE 802.1ad gave it a type of its own; still in use.
@@ -48,14 +48,14 @@ pub(super) const PROTOCOL_HIP: u32 = 139;
 pub(super) const PROTOCOL_SHIM6: u32 = 140;
 
 /// The first word of a VXLAN header: the I flag, all else reserved (RFC 7348, 5).
-const VXLAN_FLAGS: u32 = 0x0800_0000;
+pub(super) const VXLAN_FLAGS: u32 = 0x0800_0000;
 /// With the group policy extension there are a G flag, D and A flags and a group as well.
 const VXLAN_GROUP_POLICY_FLAGS: u32 = 0x8800_0000;
 const VXLAN_GROUP_POLICY_MASK: u32 = 0xffb7_0000;
 
-const GENEVE_PORT: u32 = 6081;
+pub(super) const GENEVE_PORT: u32 = 6081;
 /// UDP header, tunnel header, and an IPv4 header in Geneve.
-const SMALLEST_TUNNEL: u32 = 8 + 8 + 20;
+pub(super) const SMALLEST_TUNNEL: u32 = 8 + 8 + 20;
 /// Tunnel header and an IPv4 header in GRE.
 const SMALLEST_GRE: u32 = 4 + 20;
 /// Version and reserved bits of a Geneve header, all zero (RFC 8926, 3.4).
@@ -421,18 +421,18 @@ const fn is_extension(protocol: u32) -> bool {
 
 /// The byte at `index` of a word as [`Reader::word`] gives it.
 #[inline(always)]
-const fn byte(word: u64, index: u32) -> u32 {
+pub(super) const fn byte(word: u64, index: u32) -> u32 {
     (word >> (8 * index)) as u32 & 0xff
 }
 
 /// The two bytes at `index`, in host order.
 #[inline(always)]
-const fn short(word: u64, index: u32) -> u32 {
+pub(super) const fn short(word: u64, index: u32) -> u32 {
     ((word >> (8 * index)) as u16).swap_bytes() as u32
 }
 
 /// The four bytes at `index`, in host order.
 #[inline(always)]
-const fn long(word: u64, index: u32) -> u32 {
+pub(super) const fn long(word: u64, index: u32) -> u32 {
     ((word >> (8 * index)) as u32).swap_bytes()
 }

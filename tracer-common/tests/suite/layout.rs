@@ -5,14 +5,14 @@ use std::mem::{align_of, offset_of, size_of};
 
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 use tracer_common::filter::{
-    Ends, FilterConfig, bytes_wanted, mapped, match_ends, narrow, source_decides, wants_bytes,
+    Ends, FilterConfig, bytes_wanted, is_possible, mapped, match_ends, narrow, wants_bytes,
 };
 use tracer_common::kernel::KernelLayout;
 use tracer_common::outcome::{DROP_OUTCOME_COUNT, DropOutcome, OUTCOME_COUNT, Outcome};
 use tracer_common::packet::{Headers, ParseError};
 use tracer_common::record::{
     DIRECTION_EGRESS, DIRECTION_INGRESS, DIRECTION_NONE, DROP_RECORD_SIZE, DropRecord, HOP_RECORD_SIZE,
-    HopRecord, MAX_TUNNELS, Record, Tunnel,
+    HopRecord, MAX_TUNNELS, Record, Tunnel, size_in_ring,
 };
 
 /// A record's bytes as they are in the ring buffer.
@@ -94,15 +94,31 @@ fn every_field_of_a_drop_record_is_where_it_was() {
 #[test]
 fn a_sample_is_the_kind_that_its_size_and_its_direction_both_say() {
     for direction in [DIRECTION_INGRESS, DIRECTION_EGRESS] {
-        let hop = HopRecord { direction, time_ns: 1, ..HopRecord::default() };
+        let hop = HopRecord { direction, time_ns: 1, tunnel_count: 2, ..HopRecord::default() };
         assert_eq!(Record::from_bytes(bytes_of(&hop)), Some(Record::Hop(hop)));
         let drop = DropRecord { packet: hop, reason: 9, ..DropRecord::default() };
         assert_eq!(Record::from_bytes(bytes_of_drop(&drop)), None, "a drop is at no hook");
     }
-    let packet = HopRecord { direction: DIRECTION_NONE, time_ns: 1, ..HopRecord::default() };
+    let packet = HopRecord { direction: DIRECTION_NONE, time_ns: 1, tunnel_count: 2, ..HopRecord::default() };
     assert_eq!(Record::from_bytes(bytes_of(&packet)), None, "the end is missing");
     let drop = DropRecord { packet, location: 2, reason: 3, netns: 4 };
     assert_eq!(Record::from_bytes(bytes_of_drop(&drop)), Some(Record::Drop(drop)));
+}
+
+#[test]
+fn a_record_in_the_ring_has_no_tunnels_that_its_packet_has_not() {
+    let sizes = [120, 160, HOP_RECORD_SIZE];
+    for (tunnel_count, size) in (0_u8..).zip(sizes) {
+        let mut hop = HopRecord { time_ns: 1, tunnel_count, ..HopRecord::default() };
+        for (tunnel, kind) in hop.tunnels.iter_mut().zip(1..).take(usize::from(tunnel_count)) {
+            tunnel.kind = kind;
+        }
+        assert_eq!(size_in_ring(tunnel_count), size);
+        assert_eq!(Record::from_bytes(&bytes_of(&hop)[..size]), Some(Record::Hop(hop)));
+        for other in sizes.into_iter().filter(|other| *other != size) {
+            assert_eq!(Record::from_bytes(&bytes_of(&hop)[..other]), None, "{tunnel_count}, {other}");
+        }
+    }
 }
 
 #[test]
@@ -272,15 +288,21 @@ fn a_follow_of_any_peer_wants_every_packet_of_its_end_a() {
 }
 
 #[test]
-fn a_source_decides_alone_only_if_no_destination_could_match() {
+fn a_packet_is_impossible_only_if_no_follow_could_want_it() {
+    let all = [None, Some(NEITHER), Some(A), Some(B), Some(BOTH)];
     for any_peer in [0, BIT] {
-        for source in [None, Some(NEITHER), Some(A), Some(B), Some(BOTH)] {
-            let wants = |destination| match_ends(source.unwrap_or_default(), destination, any_peer) != 0;
-            let some_destination = [NEITHER, A, B, BOTH].into_iter().any(wants);
-            assert!(!(source_decides(source, any_peer) && some_destination), "{source:?}, {any_peer}");
+        for (source, destination) in all.into_iter().flat_map(|source| all.map(|other| (source, other))) {
+            let wants =
+                match_ends(source.unwrap_or_default(), destination.unwrap_or_default(), any_peer) != 0;
+            let known = (source.is_some(), destination.is_some());
+            assert!(is_possible(known, any_peer) || !wants, "{source:?}, {destination:?}, {any_peer}");
         }
+        assert!(!is_possible((false, false), any_peer), "a packet of strangers costs no look-up");
     }
-    assert!(source_decides(None, 0), "a packet of strangers costs one look-up");
+    assert!(
+        !is_possible((false, true), 0) && !is_possible((true, false), 0),
+        "nor does one of half strangers"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! | `network` | link and IP headers, extensions and fragments, from hand-made bytes |
 //! | `transports` | TCP, UDP, ICMP, SCTP and what is none of them |
 //! | `tunnels` | every encapsulation, alone and nested, and what only looks like one |
+//! | `glance` | the short way for plain packets: where it is enough, and that it tells what the whole walk tells |
 //! | `differential` | the same answers as `etherparse`, on packets that it writes |
 //! | `laws` | what keeps a fingerprint and what changes it |
 //! | `hostile` | no panic, no read outside, bounded work, whatever the bytes |
@@ -17,6 +18,7 @@
 
 mod bytes;
 mod differential;
+mod glance;
 mod hostile;
 mod laws;
 mod layout;

@@ -1,5 +1,6 @@
 //! What the program at a device does with a packet, in memory.
 
+use tracer_common::packet::glance::{Glance, Identify};
 use tracer_common::packet::{DEFAULT_VXLAN_PORTS, Headers, Link, ParseError, Reader, SliceReader};
 use tracer_common::record::{HOP_RECORD_SIZE, HopRecord};
 
@@ -26,15 +27,45 @@ pub(crate) fn observe_with<R: Reader>(
     gso_size: u16,
 ) -> Result<HopRecord, ParseError> {
     let mut headers = Headers::default();
-    headers.parse(reader, link, vxlan_ports)?;
+    let glance = (link == Link::Ethernet)
+        .then(|| Glance::of(reader, vxlan_ports, Identify { is_asked_for: true, gso_size }))
+        .flatten();
+    if let Err(error) = headers.parse(reader, link, vxlan_ports) {
+        assert_eq!(glance, None, "{error:?}");
+        return Err(error);
+    }
     let mut record = HopRecord::from_bytes(&[0xa5; HOP_RECORD_SIZE]).expect("size of a record");
     record.gso_size = gso_size;
-    headers.describe(reader, &mut record)?;
+    let described = headers.describe(reader, &mut record);
+    if let Some(glance) = glance {
+        agree(reader, &glance, (described, &record));
+    }
+    described?;
     // Every packet of the suite proves it: who only measures computes the same fingerprint as who records.
     let mut scratch = HopRecord::from_bytes(&[0x5a; HOP_RECORD_SIZE]).expect("size of a record");
     scratch.gso_size = gso_size;
     assert_eq!(headers.fingerprint(reader, &mut scratch), Ok(record.fingerprint));
-    Ok(HopRecord {
+    Ok(packet(&record))
+}
+
+/// Every packet of the suite proves it: what a glance tells is what the whole walk tells.
+fn agree<R: Reader>(reader: &R, glance: &Glance, (described, record): (Result<(), ParseError>, &HopRecord)) {
+    let mut headers = glance.headers();
+    let mut again = HopRecord { gso_size: record.gso_size, ..HopRecord::default() };
+    assert_eq!(headers.describe(reader, &mut again), described, "{glance:?}");
+    assert_eq!(headers.addresses(reader), Ok((glance.source, glance.destination)));
+    assert_eq!(headers.ports(reader), Ok(glance.ports));
+    if described.is_err() {
+        assert_eq!(glance.fingerprint(), None, "{described:?}");
+        return;
+    }
+    assert_eq!(packet(&again), packet(record));
+    assert!(glance.fingerprint().is_none_or(|fingerprint| fingerprint == record.fingerprint), "{glance:?}");
+}
+
+/// A record without what the parser leaves alone.
+const fn packet(record: &HopRecord) -> HopRecord {
+    HopRecord {
         time_ns: 0,
         follows: 0,
         space: 0,
@@ -42,6 +73,6 @@ pub(crate) fn observe_with<R: Reader>(
         length: 0,
         direction: 0,
         gso_segments: 0,
-        ..record
-    })
+        ..*record
+    }
 }

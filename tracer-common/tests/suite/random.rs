@@ -263,6 +263,28 @@ pub(crate) fn tunnel() -> impl Strategy<Value = Tunnel> {
     (ip(), port(), kind).prop_map(|(outer, source_port, kind)| Tunnel { outer, source_port, kind })
 }
 
+/// What nearly all packets look like: TCP or UDP behind an IP header without options, bare or in one VXLAN over IPv4.
+pub(crate) fn plain() -> impl Strategy<Value = (Packet, Dress)> {
+    let vxlan = (v4(), port(), prop_oneof![Just(4789), Just(8472)], 0..1_u32 << 24).prop_map(
+        |(outer, source_port, port, vni)| Tunnel {
+            outer: without_options(Ip::V4(outer)),
+            source_port,
+            kind: Kind::Vxlan { port, vni, vlan: None },
+        },
+    );
+    let packet = packet_of(prop_oneof![tcp(), datagram()])
+        .prop_map(|packet| Packet { ip: without_options(packet.ip), ..packet });
+    (packet, vec(vxlan, 0..=1))
+        .prop_map(|(packet, tunnels)| (packet, Dress { tunnels, tags: Some(Vec::new()) }))
+}
+
+fn without_options(ip: Ip) -> Ip {
+    match ip {
+        Ip::V4(ip) => Ip::V4(V4 { options: Vec::new(), ..ip }),
+        Ip::V6(ip) => Ip::V6(ip),
+    }
+}
+
 /// Ports, among them those of the tunnels.
 pub(crate) fn port() -> impl Strategy<Value = u16> {
     prop_oneof![4 => any::<u16>(), 1 => Just(4789), 1 => Just(8472), 1 => Just(6081)]

@@ -16,7 +16,7 @@ use std::collections::hash_map::Entry;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, ProgramArray, RingBuf};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, ProgramArray};
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
@@ -27,6 +27,7 @@ use tracer_common::measure::{PointPlace, sample_mask};
 use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
 
 use super::points::PointKey;
+use super::ring::{Consumer, RingError};
 use crate::host::netns::NetnsId;
 use crate::trajectory::model::Direction;
 
@@ -45,8 +46,14 @@ const UNUSED_ENTRIES: u32 = 16;
 /// Legs that a group's packets have, on any datapath.
 const LEGS_OF_A_GROUP: u32 = 16;
 
-/// The program behind all entries.
+/// The program that observes.
 const OBSERVING: &str = "tracer_observe";
+/// The one that spares it most packets, where they have an Ethernet header.
+const GLANCING: &str = "tracer_glance";
+
+/// Slots of the array by which entries go on.
+const BEHIND_BARE: u32 = 0;
+const BEHIND_ETHERNET: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -66,6 +73,8 @@ pub enum LoadError {
         #[source]
         source: MapError,
     },
+    #[error("the ring buffer: {0}")]
+    Ring(#[source] RingError),
     #[error("the eBPF object has no {0} (a defect of the build)")]
     Missing(&'static str),
 }
@@ -118,6 +127,8 @@ pub struct Programs {
     next_space: u32,
     /// The observing program and all maps that userspace reads and writes.
     observer: Ebpf,
+    /// The way from the program that glances to the one that observes. The kernel empties it when nobody holds it.
+    _longer: ProgramArray<MapData>,
     /// The way to the program that measures, where there is one.
     measuring: Option<ProgramArray<MapData>>,
     /// While the program on drops is on its tracepoint.
@@ -138,8 +149,7 @@ impl Programs {
     pub fn new(options: LoadOptions) -> Result<Self, LoadError> {
         let bpffs = private_bpffs().map_err(LoadError::PrivateBpffs)?;
         let mut observer = load_observer(&options, &bpffs)?;
-        let refused = |source| LoadError::Program { name: OBSERVING, source };
-        program_of(&mut observer, OBSERVING)?.load().map_err(refused)?;
+        let longer = load_observing(&mut observer)?;
         let mut entry_loader = loader(&bpffs);
         // Nothing in an entry depends on the kernel's types.
         entry_loader.btf(None);
@@ -149,6 +159,7 @@ impl Programs {
             spaces: HashMap::new(),
             next_space: 0,
             observer,
+            _longer: longer,
             measuring: None,
             drop_link: None,
         };
@@ -194,9 +205,9 @@ impl Programs {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn take_ring(&mut self) -> Result<RingBuf<MapData>, LoadError> {
+    pub fn take_ring(&mut self) -> Result<Consumer, LoadError> {
         let map = self.observer.take_map("RECORDS").ok_or(LoadError::Missing("RECORDS"))?;
-        RingBuf::try_from(map).map_err(|source| LoadError::Map { name: "RECORDS", source })
+        Consumer::new(map).map_err(LoadError::Ring)
     }
 
     pub(super) fn config(&mut self) -> Result<Array<&mut MapData, FilterConfig>, LoadError> {
@@ -338,17 +349,34 @@ fn load_observer(options: &LoadOptions, bpffs: &OwnedFd) -> Result<Ebpf, LoadErr
         .map_err(LoadError::Object)
 }
 
-/// The entries of a namespace, with the way to the observing program. They are not loaded yet.
+/// Loads the program that observes and the one that glances, with the way from this one to that one.
+fn load_observing(observer: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
+    for name in [OBSERVING, GLANCING] {
+        let refused = |source| LoadError::Program { name, source };
+        program_of(observer, name)?.load().map_err(refused)?;
+    }
+    let error = |source| LoadError::Map { name: "LONGER", source };
+    let longer = observer.take_map("LONGER").ok_or(LoadError::Missing("LONGER"))?;
+    let mut longer = ProgramArray::try_from(longer).map_err(error)?;
+    let refused = |source| LoadError::Program { name: OBSERVING, source };
+    let target = program_of(observer, OBSERVING)?.fd().map_err(refused)?;
+    longer.set(0, target, 0).map_err(error)?;
+    Ok(longer)
+}
+
+/// The entries of a namespace, with the ways to the programs behind them. They are not loaded yet.
 fn load_entries(loader: &mut EbpfLoader<'_>, space: u32, observer: &mut Ebpf) -> Result<Ebpf, LoadError> {
     let mut entries = loader.load(ENTRY).map_err(LoadError::Object)?;
     let error = |source| LoadError::Map { name: "SPACE", source };
     let number = entries.map_mut("SPACE").ok_or(LoadError::Missing("SPACE"))?;
     Array::try_from(number).map_err(error)?.set(0, space, 0).map_err(error)?;
-    let refused = |source| LoadError::Program { name: OBSERVING, source };
-    let target = program_of(observer, OBSERVING)?.fd().map_err(refused)?;
-    let error = |source| LoadError::Map { name: "OBSERVER", source };
-    let way = entries.map_mut("OBSERVER").ok_or(LoadError::Missing("OBSERVER"))?;
-    ProgramArray::try_from(way).map_err(error)?.set(0, target, 0).map_err(error)?;
+    let error = |source| LoadError::Map { name: "BEHIND", source };
+    let behind = entries.map_mut("BEHIND").ok_or(LoadError::Missing("BEHIND"))?;
+    let mut behind = ProgramArray::try_from(behind).map_err(error)?;
+    for (slot, name) in [(BEHIND_BARE, OBSERVING), (BEHIND_ETHERNET, GLANCING)] {
+        let refused = |source| LoadError::Program { name, source };
+        behind.set(slot, program_of(observer, name)?.fd().map_err(refused)?, 0).map_err(error)?;
+    }
     Ok(entries)
 }
 

@@ -2,6 +2,8 @@
 //! record), so it looks every few milliseconds while packets come and less often when none do; the kernel wakes it
 //! when the ring fills faster than that. While nobody wants records it rests.
 
+mod consumer;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,13 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use aya::maps::{MapData, RingBuf};
 use rustix::event::epoll::{self, CreateFlags, Event as EpollEvent, EventData as EpollEventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracer_common::record::{DropRecord, HopRecord, Record, split_captured};
+
+pub use self::consumer::{Consumer, RingError};
 
 use super::points::PointKey;
 use crate::trajectory::model::Frame;
@@ -122,7 +125,7 @@ impl RingReader {
     ///
     /// # Errors
     /// When no thread or descriptor can be had.
-    pub fn spawn(ring: RingBuf<MapData>, sender: mpsc::Sender<Vec<Sample>>) -> std::io::Result<Self> {
+    pub fn spawn(ring: Consumer, sender: mpsc::Sender<Vec<Sample>>) -> std::io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let alarm = alarm_for(&ring, &bell)?;
         let orders = Arc::new(Orders { stop: AtomicBool::new(false), rest: AtomicBool::new(false), bell });
@@ -167,7 +170,7 @@ impl Drop for RingReader {
 }
 
 fn read_until_stopped(
-    mut ring: RingBuf<MapData>,
+    mut ring: Consumer,
     alarm: &OwnedFd,
     sender: &mpsc::Sender<Vec<Sample>>,
     orders: &Orders,
@@ -201,13 +204,13 @@ fn now_ns() -> u64 {
 }
 
 /// Empties the ring; gives the number of samples.
-fn drain(ring: &mut RingBuf<MapData>, sender: &mpsc::Sender<Vec<Sample>>, counters: &RingCounters) -> u64 {
+fn drain(ring: &mut Consumer, sender: &mpsc::Sender<Vec<Sample>>, counters: &RingCounters) -> u64 {
     let mut samples = 0;
     let mut batch = Vec::new();
     let mut bytes = 0;
-    while let Some(sample) = ring.next() {
+    while let Some(sample) = ring.next(Sample::from_bytes) {
         samples += 1;
-        match Sample::from_bytes(&sample) {
+        match sample {
             Some(sample) => {
                 bytes += sample.frame_bytes();
                 batch.push(sample);
@@ -221,6 +224,7 @@ fn drain(ring: &mut RingBuf<MapData>, sender: &mpsc::Sender<Vec<Sample>>, counte
             bytes = 0;
         }
     }
+    ring.tell();
     hand_over(batch, sender, counters);
     samples
 }
@@ -244,7 +248,7 @@ fn wait(alarm: &OwnedFd, interval: Duration) {
 
 /// What the kernel wakes. Edge-triggered: without that a wait would end at once whenever there is a record, which is
 /// what records without wake-ups are to avoid.
-fn alarm_for(ring: &RingBuf<MapData>, bell: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+fn alarm_for(ring: &Consumer, bell: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     let alarm = epoll::create(CreateFlags::CLOEXEC)?;
     for source in [ring.as_fd(), bell.as_fd()] {
         epoll::add(&alarm, source, EpollEventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
