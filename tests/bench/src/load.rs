@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::thread::{CpuSet, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
 use tracer_lab::{Lab, Pod};
+
+use crate::slices::Slices;
 
 /// Payload of UDP packets, bytes.
 pub(crate) const PAYLOAD: usize = 32;
@@ -36,24 +37,16 @@ pub(crate) struct Load {
     pub(crate) round_trip: Duration,
 }
 
-/// Small packets, as many as there can be.
+/// Small packets, as many as there can be. What costs and rates are told of it are those of its best slices.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Udp {
     pub(crate) packets: u64,
     pub(crate) seconds: f64,
-    /// The sending thread's, with the kernel's work for its packets down to the receiver's socket: without interrupts
-    /// of their own, virtual devices hand them on in the sender's context.
-    pub(crate) cpu_seconds: f64,
-}
-
-impl Udp {
-    pub(crate) fn rate(&self) -> f64 {
-        self.packets as f64 / self.seconds
-    }
-
-    pub(crate) fn cpu_per_packet_ns(&self) -> f64 {
-        self.cpu_seconds / self.packets as f64 * 1e9
-    }
+    /// Packets a second.
+    pub(crate) rate: f64,
+    /// Nanoseconds of the sending thread's CPU for a packet, with the kernel's work for it down to the receiver's socket:
+    /// without interrupts of their own, virtual devices hand packets on in the sender's context.
+    pub(crate) cpu_per_packet_ns: f64,
 }
 
 /// Sender and receivers.
@@ -78,10 +71,8 @@ impl Ends {
         let listener = httpbin.netns().run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, STREAM)))??;
         let (received, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let ends = Self { curl, server: httpbin.ipv4(), received, stop };
-        ends.receive(sink, |_, _| ());
-        ends.receive(echo, |socket, (bytes, from)| {
-            let _ = socket.send_to(bytes, from);
-        });
+        ends.swallow(sink)?;
+        ends.echo(echo);
         thread::spawn(move || {
             on_cpu(last_cpu());
             // One connection at a time; each until its client closes it.
@@ -93,15 +84,35 @@ impl Ends {
         Ok(ends)
     }
 
-    fn receive(&self, socket: UdpSocket, answer: impl Fn(&UdpSocket, (&[u8], SocketAddr)) + Send + 'static) {
+    /// Takes what has come every millisecond, and waits for nothing: a receiver that waits has to be woken for each packet or
+    /// for none, as it happens to be slower or faster than the sender, and waking another CPU of a virtual machine costs
+    /// the sender as much as all hops together.
+    fn swallow(&self, socket: UdpSocket) -> Result<()> {
+        const LOOK: Duration = Duration::from_millis(1);
+        socket.set_nonblocking(true)?;
         let (received, stop) = (Arc::clone(&self.received), Arc::clone(&self.stop));
+        thread::spawn(move || {
+            on_cpu(last_cpu());
+            while !stop.load(Ordering::Relaxed) {
+                while socket.recv(&mut [0; 2048]).is_ok() {
+                    received.fetch_add(1, Ordering::Relaxed);
+                }
+                // sleep: see above.
+                thread::sleep(LOOK);
+            }
+        });
+        Ok(())
+    }
+
+    /// Answers each packet with itself.
+    fn echo(&self, socket: UdpSocket) {
+        let stop = Arc::clone(&self.stop);
         thread::spawn(move || {
             on_cpu(last_cpu());
             let mut buffer = [0; 2048];
             while !stop.load(Ordering::Relaxed) {
                 if let Ok((count, from)) = socket.recv_from(&mut buffer) {
-                    received.fetch_add(1, Ordering::Relaxed);
-                    answer(&socket, (&buffer[..count], from));
+                    let _ = socket.send_to(&buffer[..count], from);
                 }
             }
         });
@@ -143,8 +154,8 @@ impl Ends {
         thread::sleep(REST);
         let udp = in_thread(move || {
             let payload = &mut [0; PAYLOAD];
-            let (start, cpu_before) = (Instant::now(), thread_cpu());
-            let mut packets = 0_u64;
+            let (start, mut packets) = (Instant::now(), 0_u64);
+            let mut slices = Slices::begin();
             while start.elapsed() < time {
                 for _ in 0..16 {
                     payload[..8].copy_from_slice(&packets.to_be_bytes());
@@ -156,9 +167,11 @@ impl Ends {
                         }
                     }
                 }
+                slices.note(packets);
             }
             let seconds = start.elapsed().as_secs_f64();
-            Udp { packets, seconds, cpu_seconds: (thread_cpu() - cpu_before).as_secs_f64() }
+            let (wall, cpu) = slices.best();
+            Udp { packets, seconds, rate: 1.0 / wall, cpu_per_packet_ns: cpu * 1e9 }
         })?;
         self.settle();
         Ok(udp)
@@ -170,11 +183,13 @@ impl Ends {
         let mut stream = self.curl.netns().run(|| TcpStream::connect(server))??;
         in_thread(move || {
             let chunk = vec![0; 64 << 10];
-            let (start, mut written) = (Instant::now(), 0_usize);
+            let (start, mut written) = (Instant::now(), 0_u64);
+            let mut slices = Slices::begin();
             while start.elapsed().as_secs_f64() < seconds {
-                written += stream.write(&chunk).context("the stream broke")?;
+                written += stream.write(&chunk).context("the stream broke")? as u64;
+                slices.note(written);
             }
-            Ok(written as f64 / start.elapsed().as_secs_f64())
+            Ok(1.0 / slices.best().0)
         })?
     }
 
@@ -249,11 +264,6 @@ fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
         });
         worker.join().map_err(|_| anyhow::anyhow!("the sender has panicked"))
     })
-}
-
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// Keeps this thread on one CPU; where that is not allowed the figures are only noisier.

@@ -8,6 +8,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`load`] | the traffic, and what it cost its sender |
+//! | [`slices`] | what of a run is not its machine's neighbours |
 //! | [`state`] | the tools: how each is started and ended |
 //! | [`process`] | a tool's process: CPU, memory, what it says |
 //! | [`pairs`] | the order of runs, medians |
@@ -23,6 +24,7 @@ mod pairs;
 mod process;
 mod report;
 mod runs;
+mod slices;
 mod state;
 
 use std::process::ExitCode;
@@ -35,13 +37,13 @@ use crate::load::Ends;
 use crate::state::State;
 
 const USAGE: &str = "\
-usage: tracer-bench [--quick] [--pairs N] [--seconds S] [--only PART]...
+usage: tracer-bench [--quick] [--pairs N] [--seconds S] [--only PART]... [--state WORD]
 
   Two nodes in network namespaces, VXLAN between them, a pod that sends to one on the other node, and on the eight
   devices of the way: nothing, a program that does nothing, tracer in each of its states, tcpdump. Each state is
   measured beside a run without (--pairs, 7; --seconds of each kind of traffic in a run, 1). Prints a table; timings
   never fail it. Takes some ten minutes.
-  --only: states, runs, rate, screen or pods; all if not given.
+  --only: states, runs, rate, screen or pods; all if not given. --state: only states with this in their name.
   --quick: one short pair of each, fewer pods; fails if what is counted is wrong (records, losses, runs). Needs root.";
 
 /// What was asked for.
@@ -54,6 +56,8 @@ struct Options {
     pods: u16,
     /// Bits of [`Part`].
     parts: u8,
+    /// In the names of the states that are measured.
+    state: &'static str,
 }
 
 /// What can be measured alone.
@@ -77,8 +81,8 @@ impl Part {
 }
 
 impl Options {
-    const WHOLE: Self = Self { quick: false, pairs: 7, seconds: 1.0, pods: 250, parts: u8::MAX };
-    const QUICK: Self = Self { quick: true, pairs: 1, seconds: 0.2, pods: 40, parts: u8::MAX };
+    const WHOLE: Self = Self { quick: false, pairs: 7, seconds: 1.0, pods: 250, parts: u8::MAX, state: "" };
+    const QUICK: Self = Self { quick: true, pairs: 1, seconds: 0.2, pods: 40, parts: u8::MAX, state: "" };
 
     const fn has(self, part: Part) -> bool {
         self.parts & part as u8 != 0
@@ -128,6 +132,7 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Option<Options>, lexopt::Error
                 let (_, part) = known.ok_or_else(|| format!("there is no part {name}"))?;
                 parts |= *part as u8;
             }
+            Long("state") => options.state = arguments.value()?.string()?.leak(),
             Long("help") | Short('h') => return Ok(None),
             _ => return Err(argument.unexpected()),
         }
@@ -150,12 +155,15 @@ fn run(options: Options) -> Result<bool> {
     bench.ends.load(options.seconds).context("the network without anything on it")?;
 
     report::print_machine(options);
+    let among = |states: &[State]| -> Vec<State> {
+        states.iter().copied().filter(|state| state.name().contains(&*options.state)).collect()
+    };
     let (mut samples, mut runs) = (Vec::new(), Vec::new());
     if options.has(Part::States) {
-        samples = pairs::measure(&bench, &State::ALL, options)?;
+        samples = pairs::measure(&bench, &among(&State::ALL), options)?;
     }
     if options.has(Part::Runs) {
-        runs = runs::measure(&bench, &State::ON_HOOKS, options.seconds)?;
+        runs = runs::measure(&bench, &among(&State::ON_HOOKS), options.seconds)?;
     }
     report::print_states(&samples, &runs);
     let rate = if options.has(Part::Rate) {

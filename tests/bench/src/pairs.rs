@@ -78,11 +78,11 @@ impl Sample {
     /// CPU that the sender takes more, nanoseconds for each place that a packet passes.
     pub(crate) fn added_per_hop_ns(&self) -> Spread {
         let hops = f64::from(self.state.hops());
-        self.of(|pair| (pair.with.udp.cpu_per_packet_ns() - pair.base.udp.cpu_per_packet_ns()) / hops)
+        self.of(|pair| (pair.with.udp.cpu_per_packet_ns - pair.base.udp.cpu_per_packet_ns) / hops)
     }
 
     pub(crate) fn packet_rate(&self) -> Spread {
-        self.of(|pair| pair.with.udp.rate() / pair.base.udp.rate())
+        self.of(|pair| pair.with.udp.rate / pair.base.udp.rate)
     }
 
     pub(crate) fn throughput(&self) -> Spread {

@@ -46,8 +46,8 @@ pub(crate) fn print_states(samples: &[Sample], runs: &[Runs]) {
         let base = |figure: fn(&crate::pairs::Pair) -> f64| first.of(figure).median;
         println!(
             "nothing: {:.0} packets/s, {:.0} ns of the sender's CPU a packet; TCP {:.2} Gbit/s; round trip p50 {:.0} us\n",
-            base(|pair| pair.base.udp.rate()),
-            base(|pair| pair.base.udp.cpu_per_packet_ns()),
+            base(|pair| pair.base.udp.rate),
+            base(|pair| pair.base.udp.cpu_per_packet_ns),
             base(|pair| pair.base.tcp * 8.0 / 1e9),
             base(|pair| pair.base.round_trip.as_secs_f64() * 1e6),
         );
