@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::trajectory::hash::FastState;
 use crate::trajectory::model::{Directory, Owner, ServiceRef};
 
 pub mod file;
@@ -61,9 +62,9 @@ pub struct Inventory {
     services: BTreeMap<Key, ServiceEntry>,
     slices: BTreeMap<Key, SliceEntry>,
     /// Oldest first, per address.
-    tenures: HashMap<IpAddr, Vec<Tenure>>,
+    tenures: HashMap<IpAddr, Vec<Tenure>, FastState>,
     /// Addresses that the objects do not tell, see [`Inventory::add_node_address`].
-    extra_node_addresses: HashMap<IpAddr, BTreeSet<Arc<str>>>,
+    extra_node_addresses: HashMap<IpAddr, BTreeSet<Arc<str>>, FastState>,
     former_endpoints: HashMap<ServiceRef, Vec<FormerEndpoint>>,
     ignored: BTreeMap<String, usize>,
     forgot_ns: u64,
@@ -73,8 +74,8 @@ pub struct Inventory {
 /// What can be made anew from the objects at any time.
 #[derive(Clone, Debug, Default)]
 struct Index {
-    node_by_address: HashMap<IpAddr, Arc<str>>,
-    services_by_address: HashMap<IpAddr, Vec<Key>>,
+    node_by_address: HashMap<IpAddr, Arc<str>, FastState>,
+    services_by_address: HashMap<IpAddr, Vec<Key>, FastState>,
     services_by_node_port: HashMap<(u8, u16), Vec<Key>>,
     slices_by_service: HashMap<ServiceRef, Vec<Key>>,
 }
@@ -381,7 +382,7 @@ impl Inventory {
     }
 
     fn index_nodes(&mut self) {
-        let mut map = HashMap::new();
+        let mut map = HashMap::default();
         for (address, nodes) in &self.extra_node_addresses {
             if let (1, Some(node)) = (nodes.len(), nodes.first()) {
                 map.insert(*address, Arc::clone(node));
@@ -396,7 +397,7 @@ impl Inventory {
     }
 
     fn index_services(&mut self) {
-        let (mut by_address, mut by_node_port) = (HashMap::new(), HashMap::new());
+        let (mut by_address, mut by_node_port) = (HashMap::default(), HashMap::new());
         for (key, service) in &self.services {
             for address in service.addresses() {
                 by_address.entry(address).or_insert_with(Vec::new).push(key.clone());

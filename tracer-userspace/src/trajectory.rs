@@ -17,7 +17,7 @@ pub mod correlate;
 pub mod drops;
 pub mod exchange;
 pub mod expect;
-mod hash;
+pub(crate) mod hash;
 pub mod icmp;
 pub mod model;
 pub mod order;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tracer_common::measure::PointPlace;
 use tracer_common::record::{DIRECTION_EGRESS, HopRecord};
 
+use crate::trajectory::hash::FastState;
 use crate::trajectory::model::{Direction, ObservationPoint, PointId};
 
 /// What of a record names its point.
@@ -41,7 +42,7 @@ fn direction_of(number: u32) -> Direction {
 #[derive(Debug, Default)]
 pub struct Registry {
     points: Vec<Arc<ObservationPoint>>,
-    by_key: HashMap<PointKey, Vec<(u64, Arc<ObservationPoint>)>>,
+    by_key: HashMap<PointKey, Vec<(u64, Arc<ObservationPoint>)>, FastState>,
 }
 
 impl Registry {

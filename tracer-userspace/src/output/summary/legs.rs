@@ -9,10 +9,15 @@ use serde::Serialize;
 
 use crate::output::histogram::Histogram;
 use crate::output::text::duration;
-use crate::trajectory::model::{DeviceRole, Direction, Latency, ObservationPoint, Trajectory, Verdict};
+use crate::trajectory::hash::FastState;
+use crate::trajectory::model::{
+    DeviceRole, Direction, Latency, ObservationPoint, PointId, Trajectory, Verdict,
+};
 
 /// Most different legs that have figures of their own.
 const MAX_LEGS: usize = 512;
+/// Most pairs of points whose leg is remembered.
+const MAX_PASSED: usize = 4096;
 
 /// One end of a leg. Devices of pods go by role, so that many pods of a node share their legs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,8 +30,6 @@ struct LegEnd {
 
 #[derive(Default)]
 struct Figures {
-    /// Legs are listed in the order in which they were first passed, which is mostly that of the way.
-    rank: usize,
     histogram: Histogram,
     /// Times that the leg was passed but its ends have clocks that cannot be compared.
     unknown: u64,
@@ -42,7 +45,12 @@ type LegKey = (LegEnd, Option<LegEnd>);
 /// See the module.
 #[derive(Default)]
 pub(super) struct Legs {
-    legs: HashMap<LegKey, Figures>,
+    /// In the order in which they were first passed, which is mostly that of the way.
+    legs: Vec<(LegKey, Figures)>,
+    /// Where in `legs` a leg is.
+    places: HashMap<LegKey, usize>,
+    /// The same for pairs of points, so that a passage costs no names. A point keeps its node, device and role.
+    passed: HashMap<(PointId, PointId), Option<usize>, FastState>,
     /// Packets whose last hop was this, and which should have gone on.
     lost_after: HashMap<LegEnd, u64>,
     others: u64,
@@ -53,13 +61,11 @@ impl Legs {
         for leg in &trajectory.legs {
             let hops = (trajectory.hops.get(leg.from), trajectory.hops.get(leg.from + 1));
             let (Some(from), Some(to)) = hops else { continue };
-            let key = (LegEnd::of(&from.point), Some(LegEnd::of(&to.point)));
-            if self.legs.len() >= MAX_LEGS && !self.legs.contains_key(&key) {
+            let Some(place) = self.place(&from.point, &to.point) else {
                 self.others += 1;
                 continue;
-            }
-            let rank = self.legs.len();
-            let figures = self.legs.entry(key).or_insert_with(|| Figures { rank, ..Figures::default() });
+            };
+            let Some((_, figures)) = self.legs.get_mut(place) else { continue };
             match leg.latency {
                 Latency::Exact { ns } => figures.histogram.record(ns),
                 Latency::Estimated { ns, error_ns } => {
@@ -84,6 +90,26 @@ impl Legs {
         }
     }
 
+    /// Where the leg between two points has its figures; `None` for one too many.
+    fn place(&mut self, from: &ObservationPoint, to: &ObservationPoint) -> Option<usize> {
+        if let Some(place) = self.passed.get(&(from.id, to.id)) {
+            return *place;
+        }
+        let key = (LegEnd::of(from), Some(LegEnd::of(to)));
+        let place = self.places.get(&key).copied().or_else(|| {
+            (self.legs.len() < MAX_LEGS).then(|| {
+                self.legs.push((key.clone(), Figures::default()));
+                self.places.insert(key, self.legs.len() - 1);
+                self.legs.len() - 1
+            })
+        });
+        if self.passed.len() >= MAX_PASSED {
+            self.passed.clear();
+        }
+        self.passed.insert((from.id, to.id), place);
+        place
+    }
+
     /// Passages and losses that no leg of the table has.
     pub(super) fn others(&self) -> u64 {
         self.others
@@ -96,11 +122,10 @@ impl Legs {
             .legs
             .iter()
             .map(|(key, figures)| {
-                let Figures { rank, ref histogram, unknown, error_ns, .. } = *figures;
-                (key.clone(), Figures { rank, histogram: histogram.clone(), unknown, error_ns, lost: 0 })
+                let Figures { ref histogram, unknown, error_ns, .. } = *figures;
+                (key.clone(), Figures { histogram: histogram.clone(), unknown, error_ns, lost: 0 })
             })
             .collect();
-        rows.sort_by_key(|(_, figures)| figures.rank);
         let mut lost: Vec<_> = self.lost_after.iter().collect();
         lost.sort_by_key(|(end, _)| end.name());
         for (end, &count) in lost {

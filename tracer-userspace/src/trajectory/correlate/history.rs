@@ -388,16 +388,20 @@ impl Finished {
 
     fn add_passages(&mut self, serial: u64, passages: impl Iterator<Item = Passage>) {
         let from = self.first_passage + self.passages.len() as u64;
-        self.passages.extend(passages);
-        let added = self.first_passage + self.passages.len() as u64 - from;
-        while self.passages.len() > MAX_PASSAGES {
-            self.passages.pop_front();
-            self.first_passage += 1;
+        let mut added = 0;
+        for passage in passages {
+            // Before the next is added: one more than the most would let the memory double.
+            if self.passages.len() == MAX_PASSAGES {
+                self.passages.pop_front();
+                self.first_passage += 1;
+            }
+            self.passages.push_back(passage);
+            added += 1_u32;
         }
         let Some(packet) = self.of_mut(serial) else { return };
         if packet.passages == 0 {
             packet.passages_from = from;
         }
-        packet.passages += u32::try_from(added).unwrap_or(u32::MAX);
+        packet.passages += added;
     }
 }

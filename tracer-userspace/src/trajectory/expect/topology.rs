@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::trajectory::hash::FastState;
 use crate::trajectory::model::{DeviceRole, Direction, ObservationPoint, PodRef, PointId};
 use crate::trajectory::order::{NIC_IN, NIC_OUT, Stage, TUNNEL_IN, TUNNEL_OUT};
 use crate::trajectory::recent::Recent;
@@ -17,10 +18,10 @@ const MAX_LEARNT: usize = 16_384;
 pub struct Topology {
     /// Indexed by [`PointId`].
     points: Vec<Option<Known>>,
-    nodes: HashMap<Arc<str>, Vec<PointId>>,
-    pods: HashMap<String, HashMap<String, Vec<PointId>>>,
+    nodes: HashMap<Arc<str>, Vec<PointId>, FastState>,
+    pods: HashMap<String, HashMap<String, Vec<PointId>, FastState>, FastState>,
     /// Points attached on each node, its pods' included.
-    attached: HashMap<Arc<str>, usize>,
+    attached: HashMap<Arc<str>, usize, FastState>,
 }
 
 #[derive(Debug)]
