@@ -59,8 +59,10 @@ static DROP_OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_OUTC
 #[map]
 static DROPPED: PerCpuHashMap<DroppedAt, u64> = PerCpuHashMap::with_max_entries(DROPPED_CAPACITY, 0);
 
-/// Counts what `try_report` did. The only way out.
+/// Counts what `try_report` did. The only way out. verifier: inlined into what the macro makes around it, or both frames
+/// together are larger than the stack may be.
 #[btf_tracepoint(function = "kfree_skb")]
+#[inline(always)]
 pub fn tracer_drop(ctx: BtfTracePointContext) -> i32 {
     let outcome = match try_report(&ctx) {
         Ok(outcome) | Err(outcome) => outcome,
