@@ -28,7 +28,7 @@ usage: cargo xtask COMMAND
   fidelity [--short] [--seed N] [--scenario NAME] [--topology NAME] [--wire NAME] [--replay DIR] [--save DIR]
       Real traffic over a wire that loses, delays, doubles and reorders, and what tracer tells of it compared
       with captures (docs/fidelity.md). --short takes two to three minutes. Needs root.
-  bench [--quick] [--pairs N] [--seconds S]
+  bench [--quick] [--pairs N] [--seconds S] [--only PART]... [--state WORD]
       What observing costs, in pairs beside a bare network, a program that does nothing and tcpdump: the table of
       docs/performance.md, in some ten minutes. --quick only sees that all is counted right. Needs root.
   lint [--bless]

@@ -1,10 +1,10 @@
-//! The eBPF objects. The program that observes is loaded once. Before it stands an entry for each network namespace,
-//! direction and link type: a few instructions that note the namespace's number and go on in the observing program by
-//! a tail call. (A tc program cannot ask for its namespace on the kernels that we support, and an ifindex alone is
+//! The eBPF objects. The program that observes is loaded once, and so is the one that spares it plain packets which nobody
+//! wants. Before them stands an entry for each network namespace, direction and link type: a few instructions that note
+//! the namespace's number and go on by a tail call. (A tc program cannot ask for its namespace on the kernels that we support, and an ifindex alone is
 //! not unique.)
 //!
 //! Both objects share maps: those are pinned in a bpffs that is mounted nowhere, so that nobody can see it and it goes
-//! with this process, however that ends. The way from the entries to the observing program goes with it as well.
+//! with this process, however that ends. The ways from the entries to these programs go with it as well.
 //!
 //! The program on drops is in the observing program's object and shares its filter and ring; see `drops`.
 

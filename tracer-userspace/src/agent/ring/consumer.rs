@@ -38,9 +38,11 @@ pub struct Consumer {
     /// Up to here the kernel knows it.
     told: u64,
     portion: u64,
-    /// Where samples begin, twice the ring's size: one that goes over the end lies in one piece all the same.
-    samples: usize,
-    mask: u64,
+    /// Bytes of samples, a power of two. (They could be mapped twice, one behind the other, and a sample that goes over the
+    /// end would lie in one piece: but the process would seem to have twice the memory.)
+    size: usize,
+    /// A sample that goes over the end.
+    whole: Vec<u8>,
     consumer: Mapping,
     producer: Mapping,
     map: MapData,
@@ -64,20 +66,11 @@ impl Consumer {
         let size = map.info().map_err(RingError::Size)?.max_entries() as usize;
         let page = page_size();
         let consumer = Mapping::new(map.fd().as_fd(), 0, page, ProtFlags::READ | ProtFlags::WRITE)?;
-        // A page with the producer's position, then the samples twice.
-        let producer = Mapping::new(map.fd().as_fd(), page, page + 2 * size, ProtFlags::READ)?;
+        // A page with the producer's position, then the samples.
+        let producer = Mapping::new(map.fd().as_fd(), page, page + size, ProtFlags::READ)?;
         let position = consumer.position().load(Ordering::Acquire);
-        let (told, mask) = (position, size as u64 - 1);
-        Ok(Self {
-            position,
-            told,
-            portion: PORTION.min(size as u64 / 8),
-            samples: page,
-            mask,
-            consumer,
-            producer,
-            map,
-        })
+        let portion = PORTION.min(size as u64 / 8);
+        Ok(Self { position, told: position, portion, size, whole: Vec::new(), consumer, producer, map })
     }
 
     /// The next sample, by copy; `None` if there is none, or if it is still being written. Copied because a sample may only
@@ -88,21 +81,35 @@ impl Consumer {
             if self.position == self.producer.position().load(Ordering::Acquire) {
                 return None;
             }
-            let offset = self.samples + (self.position & self.mask) as usize;
-            // The kernel clears the flag when the sample is whole.
-            let header = self.producer.word(offset)?.load(Ordering::Acquire);
+            let offset = self.position as usize & (self.size - 1);
+            // The kernel clears the flag when the sample is whole. A header has eight bytes at a multiple of eight.
+            let header = self.producer.word(page_size() + offset)?.load(Ordering::Acquire);
             if header & BUSY != 0 {
                 return None;
             }
             let length = (header & !(BUSY | DISCARDED)) as usize;
-            let sample = self.producer.bytes(offset + HEADER, length)?;
             if header & DISCARDED == 0 {
-                let value = read(sample);
+                let value = read(self.sample(offset + HEADER, length)?);
                 self.pass(length);
                 return Some(value);
             }
             self.pass(length);
         }
+    }
+
+    /// A sample that is whole; `None` if the kernel told of one that cannot be.
+    fn sample(&mut self, begin: usize, length: usize) -> Option<&[u8]> {
+        let begin = begin & (self.size - 1);
+        let page = page_size();
+        let here = length.min(self.size - begin);
+        let first = self.producer.bytes(page + begin, here)?;
+        if here == length {
+            return Some(first);
+        }
+        self.whole.clear();
+        self.whole.extend_from_slice(first);
+        self.whole.extend_from_slice(self.producer.bytes(page, length - here)?);
+        Some(&self.whole)
     }
 
     /// Goes on behind a sample.

@@ -21,7 +21,7 @@ const ICMPV6: u8 = 58;
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 /// Packets remembered, once for each pair of ends that they had.
-const MAX_SENT: usize = 1 << 17;
+const MAX_SENT: usize = 1 << 16;
 /// How far back a flow is searched for the same bytes; a retransmission is rarely further behind.
 const MAX_STEPS: usize = 256;
 /// How far back a flow is searched for the same datagram or acknowledgment: copies come soon.
@@ -29,9 +29,9 @@ const MAX_COPY_STEPS: usize = 16;
 /// How far back a flow is searched for what an ICMP error quotes.
 const MAX_QUOTE_STEPS: usize = 4096;
 /// Finished packets remembered.
-const MAX_FINISHED: usize = 1 << 17;
+const MAX_FINISHED: usize = 1 << 16;
 /// Hops remembered of finished packets.
-const MAX_PASSAGES: usize = 1 << 19;
+const MAX_PASSAGES: usize = 1 << 18;
 
 /// Another packet with the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
