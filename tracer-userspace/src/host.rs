@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`memory`] | what this process keeps of memory that it needs no more |
 //! | [`netns`] | network namespaces: finding them, running a closure inside one |
 //! | `filters` | legacy tc filters as the kernel lists them |
 //! | `bpf` | the commands of bpf(2) that aya does not offer |
@@ -27,6 +28,7 @@ pub(crate) mod filters;
 pub mod kernel;
 pub mod links;
 pub mod maps;
+pub mod memory;
 pub mod netns;
 pub mod plan;
 pub mod programs;

@@ -80,8 +80,6 @@ impl State {
         match self {
             // Not curl's own device and its peer, as curl is not followed.
             Self::Armed => 6,
-            // For ratios; there is nothing.
-            Self::AgentsIdle => 8,
             _ => 8,
         }
     }

@@ -22,6 +22,7 @@ use super::programs::{LoadError, LoadOptions, Outcomes, Programs, WatchError};
 use super::ring::{CHANNEL_CAPACITY, RingReader, Sample};
 use super::slots::Slot;
 use crate::host::drop_reasons::DropReasons;
+use crate::host::memory;
 use crate::host::netns::NetnsId;
 use crate::host::plan::PlannedDevice;
 use crate::host::programs::{self, DevicePrograms, HookProgram};
@@ -154,6 +155,7 @@ impl Observer {
             groups: options.groups.map(|(by, most)| Groups::new(by, most)),
             unattributed: 0,
         };
+        memory::give_back();
         Ok((observer, receiver))
     }
 
@@ -165,7 +167,9 @@ impl Observer {
         if self.drops.is_none() {
             return Ok(false);
         }
-        self.programs.watch_drops().map(|()| true).inspect_err(|_| self.drops = None)
+        let watched = self.programs.watch_drops().map(|()| true).inspect_err(|_| self.drops = None);
+        memory::give_back();
+        watched
     }
 
     /// The kernel tells of drops no more.

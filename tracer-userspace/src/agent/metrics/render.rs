@@ -4,7 +4,7 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use tracer_common::measure::{BUCKET_COUNT, LAST_CAPACITY, LegHistogram, STEP_BITS, bucket_end};
@@ -82,13 +82,7 @@ impl Scrape {
         )?;
         for (from, to, leg) in legs() {
             let labels: Labels<'_> = vec![("from", &from), ("to", &to)];
-            let sum = leg.sum_ns as f64 / 1e9;
-            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-                sum,
-                packets(leg),
-                &octaves(leg),
-                None,
-            )?;
+            histogram(&mut metric, &labels, leg)?;
         }
         let mut metric = encoder.encode_descriptor(
             "leg_sampled",
@@ -124,13 +118,7 @@ impl Scrape {
                 ("from", &from),
                 ("to", &to),
             ];
-            let sum = leg.sum_ns as f64 / 1e9;
-            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-                sum,
-                packets(leg),
-                &octaves(leg),
-                None,
-            )?;
+            histogram(&mut metric, &labels, leg)?;
         }
         let help = "Pods or workloads that have no legs of their own: there are more than asked for";
         gauge(encoder, "groups_refused", help, groups.refused())?;
@@ -261,6 +249,12 @@ fn octaves(leg: &LegHistogram) -> Vec<(f64, u64)> {
         }
     }
     octaves
+}
+
+/// One leg's latencies.
+fn histogram(metric: &mut MetricEncoder<'_>, labels: &Labels<'_>, leg: &LegHistogram) -> fmt::Result {
+    let sum = leg.sum_ns as f64 / 1e9;
+    metric.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum, packets(leg), &octaves(leg), None)
 }
 
 fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
