@@ -1,5 +1,5 @@
 //! The traffic: pod curl sends to pod httpbin on the other node, all in one kernel. The sender is on the first CPU, what
-//! receives on the last one.
+//! receives on the last one. There are two such networks, which are compared.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,7 +13,7 @@ use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tracer_lab::{Lab, Pod};
 
-use crate::slices::Slices;
+use crate::turns::{Turns, median};
 
 /// Payload of UDP packets, bytes.
 pub(crate) const PAYLOAD: usize = 32;
@@ -27,26 +27,23 @@ const REST: Duration = Duration::from_millis(500);
 /// An answer that has not come after this does not come.
 const ANSWER: Duration = Duration::from_millis(500);
 
-/// What a run of all three kinds gave.
-#[derive(Clone, Copy, Debug)]
+/// What a run of all three kinds gave, in turns with the bare network.
+#[derive(Clone, Debug)]
 pub(crate) struct Load {
-    pub(crate) udp: Udp,
-    /// Bytes a second.
-    pub(crate) tcp: f64,
-    /// Median of request and response.
-    pub(crate) round_trip: Duration,
+    /// Small packets, as many as there can be. The sending thread's CPU is the kernel's work for them down to the receiver's
+    /// socket as well: without interrupts of their own, virtual devices hand packets on in the sender's context.
+    pub(crate) udp: Turns,
+    /// One stream each.
+    pub(crate) tcp: Turns,
+    /// Medians of request and response: of the bare network, and with something on it.
+    pub(crate) round_trip: (Duration, Duration),
 }
 
-/// Small packets, as many as there can be. What costs and rates are told of it are those of its best slices.
+/// Small packets at a rate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Udp {
     pub(crate) packets: u64,
     pub(crate) seconds: f64,
-    /// Packets a second.
-    pub(crate) rate: f64,
-    /// Nanoseconds of the sending thread's CPU for a packet, with the kernel's work for it down to the receiver's socket:
-    /// without interrupts of their own, virtual devices hand packets on in the sender's context.
-    pub(crate) cpu_per_packet_ns: f64,
 }
 
 /// Sender and receivers.
@@ -118,19 +115,25 @@ impl Ends {
         });
     }
 
-    /// All three kinds, one after the other, for so many seconds each.
-    pub(crate) fn load(&self, seconds: f64) -> Result<Load> {
-        Ok(Load { udp: self.udp(seconds)?, tcp: self.tcp(seconds)?, round_trip: self.round_trip(seconds)? })
-    }
-
-    /// As many packets as there can be.
-    pub(crate) fn udp(&self, seconds: f64) -> Result<Udp> {
-        self.send(Duration::from_secs_f64(seconds), None)
-    }
-
     /// So many packets a second.
     pub(crate) fn udp_at(&self, rate: u32, seconds: f64) -> Result<Udp> {
-        self.send(Duration::from_secs_f64(seconds), Some(rate))
+        let socket = self.socket((self.server, SINK).into())?;
+        // sleep: a virtual machine that has just been busy (a tool was started) may get less of its CPUs for a while.
+        thread::sleep(REST);
+        let udp = in_thread(move || {
+            let mut packets = 0_u64;
+            let start = Instant::now();
+            while start.elapsed().as_secs_f64() < seconds {
+                packets += send(&socket, packets);
+                let due = Duration::from_secs_f64(packets as f64 / f64::from(rate));
+                while start.elapsed() < due {
+                    std::hint::spin_loop();
+                }
+            }
+            Udp { packets, seconds: start.elapsed().as_secs_f64() }
+        })?;
+        self.settle();
+        Ok(udp)
     }
 
     /// Until everything that is on its way has arrived.
@@ -145,71 +148,6 @@ impl Ends {
             // sleep: the time that the receiver must be quiet for.
             thread::sleep(Duration::from_millis(100));
         }
-    }
-
-    fn send(&self, time: Duration, rate: Option<u32>) -> Result<Udp> {
-        let socket = self.socket((self.server, SINK).into())?;
-        // sleep: both of a pair begin from rest. A virtual machine that has just been busy (a tool was started) may get
-        // less of its CPUs for a while.
-        thread::sleep(REST);
-        let udp = in_thread(move || {
-            let payload = &mut [0; PAYLOAD];
-            let (start, mut packets) = (Instant::now(), 0_u64);
-            let mut slices = Slices::begin();
-            while start.elapsed() < time {
-                for _ in 0..16 {
-                    payload[..8].copy_from_slice(&packets.to_be_bytes());
-                    packets += u64::from(socket.send(payload).is_ok());
-                    if let Some(rate) = rate {
-                        let due = Duration::from_secs_f64(packets as f64 / f64::from(rate));
-                        while start.elapsed() < due {
-                            std::hint::spin_loop();
-                        }
-                    }
-                }
-                slices.note(packets);
-            }
-            let seconds = start.elapsed().as_secs_f64();
-            let (wall, cpu) = slices.best();
-            Udp { packets, seconds, rate: 1.0 / wall, cpu_per_packet_ns: cpu * 1e9 }
-        })?;
-        self.settle();
-        Ok(udp)
-    }
-
-    /// One stream, bytes a second.
-    pub(crate) fn tcp(&self, seconds: f64) -> Result<f64> {
-        let server = SocketAddr::new(IpAddr::V4(self.server), STREAM);
-        let mut stream = self.curl.netns().run(|| TcpStream::connect(server))??;
-        in_thread(move || {
-            let chunk = vec![0; 64 << 10];
-            let (start, mut written) = (Instant::now(), 0_u64);
-            let mut slices = Slices::begin();
-            while start.elapsed().as_secs_f64() < seconds {
-                written += stream.write(&chunk).context("the stream broke")? as u64;
-                slices.note(written);
-            }
-            Ok(1.0 / slices.best().0)
-        })?
-    }
-
-    /// Median of one request at a time.
-    pub(crate) fn round_trip(&self, seconds: f64) -> Result<Duration> {
-        let socket = self.socket((self.server, ECHO).into())?;
-        socket.set_read_timeout(Some(ANSWER))?;
-        let mut times = in_thread(move || -> Result<Vec<Duration>> {
-            let mut times = Vec::new();
-            let start = Instant::now();
-            while start.elapsed().as_secs_f64() < seconds {
-                let asked = Instant::now();
-                socket.send(&[0; PAYLOAD])?;
-                socket.recv(&mut [0; PAYLOAD]).context("no answer")?;
-                times.push(asked.elapsed());
-            }
-            Ok(times)
-        })??;
-        times.sort_unstable();
-        times.get(times.len() / 2).copied().context("not one answer")
     }
 
     /// Of curl, to one address.
@@ -239,6 +177,74 @@ impl Ends {
         });
         Ok(Trickle(stop))
     }
+}
+
+/// As many small packets as there can be, over both networks in turns.
+pub(crate) fn udp(bare: &Ends, with: &Ends, seconds: f64) -> Result<Turns> {
+    const TURN: Duration = Duration::from_millis(20);
+    let burst = |ends: &Ends| -> Result<_> {
+        let socket = ends.socket((ends.server, SINK).into())?;
+        let mut packets = 0;
+        Ok(move || {
+            let sent: u64 = (0..16).map(|number| send(&socket, packets + number)).sum();
+            packets += 16;
+            Ok(sent)
+        })
+    };
+    let (bare_burst, with_burst) = (burst(bare)?, burst(with)?);
+    // sleep: as in `udp_at`.
+    thread::sleep(REST);
+    let turns = in_thread(|| Turns::take(seconds, TURN, bare_burst, with_burst))??;
+    bare.settle();
+    with.settle();
+    Ok(turns)
+}
+
+/// One stream over each network, in turns.
+pub(crate) fn tcp(bare: &Ends, with: &Ends, seconds: f64) -> Result<Turns> {
+    /// Long beside the time that the buffers of a stream last.
+    const TURN: Duration = Duration::from_millis(100);
+    let chunk = vec![0; 64 << 10];
+    let stream = |ends: &Ends| -> Result<_> {
+        let server = SocketAddr::new(IpAddr::V4(ends.server), STREAM);
+        let mut stream = ends.curl.netns().run(|| TcpStream::connect(server))??;
+        let chunk = &chunk;
+        Ok(move || Ok(stream.write(chunk).context("the stream broke")? as u64))
+    };
+    let (bare_stream, with_stream) = (stream(bare)?, stream(with)?);
+    in_thread(|| Turns::take(seconds, TURN, bare_stream, with_stream))?
+}
+
+/// Medians of one request at a time, over both networks in turns.
+pub(crate) fn round_trip(bare: &Ends, with: &Ends, seconds: f64) -> Result<(Duration, Duration)> {
+    let sockets = [bare, with].map(|ends| -> Result<_> {
+        let socket = ends.socket((ends.server, ECHO).into())?;
+        socket.set_read_timeout(Some(ANSWER))?;
+        Ok((socket, Vec::new()))
+    });
+    let [bare, with] = sockets;
+    let (mut bare, mut with) = (bare?, with?);
+    in_thread(|| -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed().as_secs_f64() < 2.0 * seconds {
+            for (socket, times) in [&mut bare, &mut with] {
+                let asked = Instant::now();
+                socket.send(&[0; PAYLOAD])?;
+                socket.recv(&mut [0; PAYLOAD]).context("no answer")?;
+                times.push(asked.elapsed().as_secs_f64());
+            }
+        }
+        Ok(())
+    })??;
+    let [bare, with] = [bare.1, with.1].map(|times| Duration::try_from_secs_f64(median(times)));
+    Ok((bare.context("not one answer")?, with.context("not one answer")?))
+}
+
+/// One small packet with a number in it; 1 if it went.
+fn send(socket: &UdpSocket, number: u64) -> u64 {
+    let mut payload = [0; PAYLOAD];
+    payload[..8].copy_from_slice(&number.to_be_bytes());
+    u64::from(socket.send(&payload).is_ok())
 }
 
 impl Drop for Ends {

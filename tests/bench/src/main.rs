@@ -8,7 +8,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`load`] | the traffic, and what it cost its sender |
-//! | [`slices`] | what of a run is not its machine's neighbours |
+//! | [`turns`] | two networks in turns, so that the machine's neighbours meet both |
 //! | [`state`] | the tools: how each is started and ended |
 //! | [`process`] | a tool's process: CPU, memory, what it says |
 //! | [`pairs`] | the order of runs, medians |
@@ -24,8 +24,8 @@ mod pairs;
 mod process;
 mod report;
 mod runs;
-mod slices;
 mod state;
+mod turns;
 
 use std::process::ExitCode;
 
@@ -40,9 +40,9 @@ const USAGE: &str = "\
 usage: tracer-bench [--quick] [--pairs N] [--seconds S] [--only PART]... [--state WORD]
 
   Two nodes in network namespaces, VXLAN between them, a pod that sends to one on the other node, and on the eight
-  devices of the way: nothing, a program that does nothing, tracer in each of its states, tcpdump. Each state is
-  measured beside a run without (--pairs, 7; --seconds of each kind of traffic in a run, 1). Prints a table; timings
-  never fail it. Takes some ten minutes.
+  devices of the way: a program that does nothing, tracer in each of its states, tcpdump. A second such network has
+  nothing on it; the two are used in turns of milliseconds (--pairs of runs, 7; --seconds of each kind of traffic in
+  each network in a run, 1). Prints a table; timings never fail it. Takes some ten minutes.
   --only: states, runs, rate, screen or pods; all if not given. --state: only states with this in their name.
   --quick: one short pair of each, fewer pods; fails if what is counted is wrong (records, losses, runs). Needs root.";
 
@@ -91,9 +91,16 @@ impl Options {
 
 /// What all parts of the bench work with.
 struct Bench {
+    bare: Bare,
     lab: Lab,
     tracer: Tracer,
     ends: Ends,
+}
+
+/// The other network, alike, with nothing on it.
+struct Bare {
+    ends: Ends,
+    lab: Lab,
 }
 
 fn main() -> ExitCode {
@@ -150,9 +157,11 @@ fn run(options: Options) -> Result<bool> {
     let lab = Lab::build(Topology::RoutedVxlan)?;
     let tracer = Tracer::new(&lab)?;
     let ends = Ends::open(&lab)?;
-    let bench = Bench { lab, tracer, ends };
+    let bare = Lab::build(Topology::RoutedVxlan)?;
+    let bench = Bench { bare: Bare { ends: Ends::open(&bare)?, lab: bare }, lab, tracer, ends };
     // The first packets find out the neighbours' MAC addresses and warm the caches.
-    bench.ends.load(options.seconds).context("the network without anything on it")?;
+    load::udp(&bench.bare.ends, &bench.ends, options.seconds)
+        .context("the networks without anything on them")?;
 
     report::print_machine(options);
     let among = |states: &[State]| -> Vec<State> {

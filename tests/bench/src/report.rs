@@ -34,10 +34,10 @@ pub(crate) fn print_states(samples: &[Sample], runs: &[Runs]) {
     if samples.is_empty() {
         for run in runs {
             println!(
-                "{:<27} {:.1} runs a packet, {:.0} ns a run",
+                "{:<27} {:.1} runs a packet, {} ns a run",
                 run.state.name(),
                 run.per_packet,
-                run.ns.unwrap_or(0.0)
+                run.words()
             );
         }
         return;
@@ -46,15 +46,15 @@ pub(crate) fn print_states(samples: &[Sample], runs: &[Runs]) {
         let base = |figure: fn(&crate::pairs::Pair) -> f64| first.of(figure).median;
         println!(
             "nothing: {:.0} packets/s, {:.0} ns of the sender's CPU a packet; TCP {:.2} Gbit/s; round trip p50 {:.0} us\n",
-            base(|pair| pair.base.udp.rate),
-            base(|pair| pair.base.udp.cpu_per_packet_ns),
-            base(|pair| pair.base.tcp * 8.0 / 1e9),
-            base(|pair| pair.base.round_trip.as_secs_f64() * 1e6),
+            base(|pair| pair.load.udp.bare_rate()),
+            base(|pair| pair.load.udp.bare_cpu_ns()),
+            base(|pair| pair.load.tcp.bare_rate() * 8.0 / 1e9),
+            base(|pair| pair.load.round_trip.0.as_secs_f64() * 1e6),
         );
     }
     println!("medians (least to most) of pairs, relative to nothing");
     println!(
-        "{:<27} {:>18} {:>18} {:>6} {:>6} {:>18} {:>18} {:>6} {:>6} {:>8}",
+        "{:<27} {:>18} {:>18} {:>6} {:>9} {:>18} {:>18} {:>6} {:>6} {:>8}",
         "state",
         "UDP packets/s",
         "+ns/hop",
@@ -72,12 +72,12 @@ pub(crate) fn print_states(samples: &[Sample], runs: &[Runs]) {
             format!("{:.digits$} ({:.digits$}-{:.digits$})", spread.median, spread.least, spread.most)
         };
         println!(
-            "{:<27} {:>18} {:>18} {:>6} {:>6} {:>18} {:>18} {:>6.1} {:>6.1} {:>8}",
+            "{:<27} {:>18} {:>18} {:>6} {:>9} {:>18} {:>18} {:>6.1} {:>6.1} {:>8}",
             sample.state.name(),
             cell(sample.packet_rate(), 2),
             cell(sample.added_per_hop_ns(), 0),
             run.map_or_else(|| "-".to_owned(), |run| format!("{:.1}", run.per_packet)),
-            run.and_then(|run| run.ns).map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0}")),
+            run.map_or_else(|| "-".to_owned(), Runs::words),
             cell(sample.throughput(), 2),
             cell(sample.round_trip(), 2),
             sample.of(|pair| pair.cpu_share * 100.0).median,

@@ -190,7 +190,7 @@ fn devices(lab: &Lab) -> Vec<(String, String)> {
     all
 }
 
-fn no_op(lab: &Lab) -> Result<Running> {
+pub(crate) fn no_op(lab: &Lab) -> Result<Running> {
     let foreign = Foreign { hook: ForeignHook::TcxTail, verdict: ForeignVerdict::Next };
     let mut programs = Vec::new();
     for (place, device) in devices(lab) {
