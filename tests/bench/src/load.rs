@@ -82,8 +82,7 @@ impl Ends {
     }
 
     /// Takes what has come every millisecond, and waits for nothing: a receiver that waits has to be woken for each packet or
-    /// for none, as it happens to be slower or faster than the sender, and waking another CPU of a virtual machine costs
-    /// the sender as much as all hops together.
+    /// for none, as it happens to be faster or slower than the sender, and the sender pays for it.
     fn swallow(&self, socket: UdpSocket) -> Result<()> {
         const LOOK: Duration = Duration::from_millis(1);
         socket.set_nonblocking(true)?;
