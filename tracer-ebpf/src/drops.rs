@@ -20,7 +20,7 @@ use tracer_common::record::{DIRECTION_NONE, DropRecord};
 
 use crate::constant::constant;
 use crate::kernel::{Arguments, Bytes, SocketBuffer, is_no_drop};
-use crate::reader::address;
+use crate::reader::{address, reads_by_load};
 use crate::{filter, measure, records};
 
 /// As much of a packet as the parser may ask for, and more: a power of two.
@@ -229,30 +229,7 @@ impl CopyReader<'_> {
 }
 
 impl Reader for CopyReader<'_> {
-    #[inline(always)]
-    fn u8(&self, offset: u32) -> Option<u8> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn u16(&self, offset: u32) -> Option<u16> {
-        self.load(offset).map(u16::from_be)
-    }
-
-    #[inline(always)]
-    fn u32(&self, offset: u32) -> Option<u32> {
-        self.load(offset).map(u32::from_be)
-    }
-
-    #[inline(always)]
-    fn word(&self, offset: u32) -> Option<u64> {
-        self.load(offset).map(u64::from_le)
-    }
-
-    #[inline(always)]
-    fn words(&self, offset: u32) -> Option<[u64; 2]> {
-        self.load::<[u64; 2]>(offset).map(|words| words.map(u64::from_le))
-    }
+    reads_by_load!();
 
     #[inline(always)]
     fn length(&self) -> u32 {

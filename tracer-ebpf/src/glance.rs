@@ -10,6 +10,7 @@ use tracer_common::outcome::Outcome;
 use tracer_common::packet::Reader;
 use tracer_common::packet::glance::{Glance, Identify};
 
+use crate::reader::reads_by_load;
 use crate::scratch::scratch;
 use crate::{counters, filter, measure};
 
@@ -68,30 +69,7 @@ impl LinearReader {
 }
 
 impl Reader for LinearReader {
-    #[inline(always)]
-    fn u8(&self, offset: u32) -> Option<u8> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn u16(&self, offset: u32) -> Option<u16> {
-        self.load(offset).map(u16::from_be)
-    }
-
-    #[inline(always)]
-    fn u32(&self, offset: u32) -> Option<u32> {
-        self.load(offset).map(u32::from_be)
-    }
-
-    #[inline(always)]
-    fn word(&self, offset: u32) -> Option<u64> {
-        self.load(offset).map(u64::from_le)
-    }
-
-    #[inline(always)]
-    fn words(&self, offset: u32) -> Option<[u64; 2]> {
-        self.load::<[u64; 2]>(offset).map(|words| words.map(u64::from_le))
-    }
+    reads_by_load!();
 
     /// Linear bytes: as far as this reader sees.
     #[inline(always)]

@@ -11,6 +11,37 @@ use tracer_common::packet::{MAX_OFFSET, Reader};
 
 use crate::constant::constant;
 
+/// The reads of a [`Reader`] by its own `load`, which gives the value at an offset as its bytes lie.
+macro_rules! reads_by_load {
+    () => {
+        #[inline(always)]
+        fn u8(&self, offset: u32) -> Option<u8> {
+            self.load(offset)
+        }
+
+        #[inline(always)]
+        fn u16(&self, offset: u32) -> Option<u16> {
+            self.load(offset).map(u16::from_be)
+        }
+
+        #[inline(always)]
+        fn u32(&self, offset: u32) -> Option<u32> {
+            self.load(offset).map(u32::from_be)
+        }
+
+        #[inline(always)]
+        fn word(&self, offset: u32) -> Option<u64> {
+            self.load(offset).map(u64::from_le)
+        }
+
+        #[inline(always)]
+        fn words(&self, offset: u32) -> Option<[u64; 2]> {
+            self.load::<[u64; 2]>(offset).map(|words| words.map(u64::from_le))
+        }
+    };
+}
+pub(crate) use reads_by_load;
+
 pub(crate) struct SkbReader<'a> {
     ctx: &'a TcContext,
     data: usize,
@@ -92,30 +123,7 @@ impl<'a> SkbReader<'a> {
 }
 
 impl Reader for SkbReader<'_> {
-    #[inline(always)]
-    fn u8(&self, offset: u32) -> Option<u8> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn u16(&self, offset: u32) -> Option<u16> {
-        self.load(offset).map(u16::from_be)
-    }
-
-    #[inline(always)]
-    fn u32(&self, offset: u32) -> Option<u32> {
-        self.load(offset).map(u32::from_be)
-    }
-
-    #[inline(always)]
-    fn word(&self, offset: u32) -> Option<u64> {
-        self.load(offset).map(u64::from_le)
-    }
-
-    #[inline(always)]
-    fn words(&self, offset: u32) -> Option<[u64; 2]> {
-        self.load::<[u64; 2]>(offset).map(|words| words.map(u64::from_le))
-    }
+    reads_by_load!();
 
     #[inline(always)]
     fn length(&self) -> u32 {
