@@ -71,7 +71,8 @@ impl Joining {
         names: Names,
         now_ns: u64,
     ) -> Result<Self, Failure> {
-        let teller = Teller::new(telling, &args.choice, &silence::what(selection), names.clone())?;
+        let mut teller = Teller::new(telling, &args.choice, &silence::what(selection), names.clone())?;
+        teller.tell_live();
         let mut config =
             CorrelatorConfig { scopes: vec![scope_of(selection)], ..CorrelatorConfig::default() };
         if let Some(bytes) = telling.capture_bytes() {

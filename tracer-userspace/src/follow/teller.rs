@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 use tracer_common::outcome::Outcome;
 
-use super::joining::Account;
+use super::joining::{Account, TICK};
 use super::run::expression;
 use super::wall::WallClocks;
 use crate::agent::bytes::CaptureBytes;
@@ -46,6 +46,9 @@ impl Telling<'_> {
         }
     }
 }
+
+/// Five ticks of telling, nanoseconds.
+const MOST_STEP_NS: u64 = 5 * TICK.as_nanos() as u64;
 
 /// See the module.
 pub struct Teller {
@@ -217,6 +220,11 @@ impl Teller {
             self.tell_packet(&trajectory)?;
         }
         self.follow_exchanges(|exchanges, emit| exchanges.push(trajectory, emit))
+    }
+
+    /// What is told happens now: a pause of this process is none of the packets'.
+    pub fn tell_live(&mut self) {
+        self.exchanges.step_by(MOST_STEP_NS);
     }
 
     /// Tells the exchanges that have ended or paused at `now_ns`, the time up to which packets were judged.

@@ -24,6 +24,9 @@ pub struct Config {
     pub busy_ns: u64,
     /// A request waits this long for its answer.
     pub patience_ns: u64,
+    /// Time passes by no more than this from one call of [`Exchanges::advance`] to the next: an observer that was held up has
+    /// told of nothing meanwhile, and what it took in comes next. That is no silence of the packets.
+    pub most_step_ns: u64,
     /// Most conversations at a time; the one that was quiet longest is ended for the next.
     pub max_conversations: usize,
     /// Most packets in memory, of all conversations together.
@@ -37,6 +40,7 @@ impl Default for Config {
             quiet_ns: 1_000_000_000,
             busy_ns: 2_000_000_000,
             patience_ns: 30_000_000_000,
+            most_step_ns: u64::MAX,
             max_conversations: 4_096,
             max_packets: 32_768,
         }
@@ -100,6 +104,11 @@ impl Exchanges {
         }
     }
 
+    /// See [`Config::most_step_ns`].
+    pub fn step_by(&mut self, most_ns: u64) {
+        self.config.most_step_ns = most_ns;
+    }
+
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
@@ -151,7 +160,9 @@ impl Exchanges {
 
     /// Tells the time: what is due is read, shown, ended.
     pub fn advance(&mut self, now_ns: u64, emit: &mut dyn FnMut(Finding<'_>)) {
-        self.now_ns = self.now_ns.max(now_ns);
+        let most_ns =
+            if self.now_ns == 0 { now_ns } else { self.now_ns.saturating_add(self.config.most_step_ns) };
+        self.now_ns = self.now_ns.max(now_ns.min(most_ns));
         while let Some(&(at_ns, id)) = self.due.first()
             && at_ns <= self.now_ns
         {

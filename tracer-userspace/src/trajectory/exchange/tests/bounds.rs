@@ -140,3 +140,37 @@ fn an_exchange_that_does_not_pause_is_shown_every_two_seconds() {
         [None, None, Some(Ending::RunEnded)]
     );
 }
+
+#[test]
+fn what_comes_behind_a_pause_of_the_observer_belongs_to_the_exchange_that_it_ends() {
+    let world = two_nodes(false, "vxlan");
+    let told = |most_step_ns| {
+        let mut talk = Talk::new(&world, 40_000);
+        talk.handshake(0);
+        talk.ask(3 * MS, (1, 1), 78, PSH | ACK, 8);
+        talk.answer(5 * MS, (1, 79), 200, PSH | ACK, 8);
+        let goodbye = talk.sightings.len();
+        talk.goodbye(7 * MS, (79, 201));
+        let mut trajectories = world.correlate(talk.sightings);
+        assert_eq!((trajectories.len(), goodbye), (8, 40));
+        let rest = trajectories.split_off(5);
+
+        let mut exchanges = Exchanges::new(Config { most_step_ns, ..Config::default() });
+        let mut endings = Vec::new();
+        let emit = &mut |finding: Finding<'_>| {
+            if let Finding::Exchange(exchange) = finding
+                && exchange.ending.is_some()
+            {
+                endings.push((exchange.members.len(), exchange.ending));
+            }
+        };
+        exchanges.advance(SECOND, emit);
+        trajectories.into_iter().for_each(|trajectory| exchanges.push(trajectory, emit));
+        exchanges.advance(4 * SECOND, emit);
+        rest.into_iter().for_each(|trajectory| exchanges.push(trajectory, emit));
+        exchanges.finish(emit);
+        endings
+    };
+    assert_eq!(told(100 * MS), [(8, Some(Ending::Complete))]);
+    assert_eq!(told(u64::MAX).len(), 2, "a pause of the packets ends it");
+}
