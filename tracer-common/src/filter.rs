@@ -8,6 +8,10 @@
 //! An ICMP error comes from whoever could not deliver a packet, so it is also wanted if the packet that it quotes is:
 //! by addresses, by protocol and by ports.
 
+mod quick;
+
+pub use quick::Quick;
+
 /// Which follows have an address in their end A and in their end B; the value of the address map, whose key is
 /// the address as 16 bytes (IPv4 as IPv4-mapped IPv6).
 #[repr(C)]
@@ -46,19 +50,20 @@ pub struct FilterConfig {
 
 /// Words of [`FilterConfig::known`]: a power of two.
 pub const KNOWN_WORDS: usize = 64;
+/// Places that addresses have there, and in [`Quick`]: one for each bit.
+pub const KNOWN_PLACES: usize = KNOWN_WORDS * 64;
 
-/// Where an address has its bit in [`FilterConfig::known`]: word and bit. Neighbours in a network differ in their last
+/// The place of an address, below [`KNOWN_PLACES`]; others may have the same. Neighbours in a network differ in their last
 /// bits, so the highest bits of the product count (Knuth, multiplicative hashing).
 #[inline(always)]
 #[must_use]
-pub const fn known_bit(address: [u64; 2]) -> (usize, u64) {
+pub const fn known_place(address: [u64; 2]) -> usize {
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
     let mixed = (address[1] ^ address[0].rotate_left(32)).wrapping_mul(GOLDEN);
-    let place = (mixed >> 52) as usize;
-    ((place >> 6) & (KNOWN_WORDS - 1), 1 << (place & 63))
+    (mixed >> (u64::BITS - KNOWN_PLACES.ilog2())) as usize & (KNOWN_PLACES - 1)
 }
 
-/// The 16 bytes of an address, as [`known_bit`] takes them.
+/// The 16 bytes of an address, as [`known_place`] takes them.
 #[inline(always)]
 #[must_use]
 pub const fn words(address: &[u8; 16]) -> [u64; 2] {
@@ -69,8 +74,8 @@ pub const fn words(address: &[u8; 16]) -> [u64; 2] {
 impl FilterConfig {
     /// Lets [`FilterConfig::is_maybe_known`] hold for an address.
     pub const fn learn(&mut self, address: &[u8; 16]) {
-        let (word, bit) = known_bit(words(address));
-        self.known[word] |= bit;
+        let place = known_place(words(address));
+        self.known[place / 64] |= 1 << (place % 64);
     }
 
     /// False only if an address is in no set. True as well for others that share a bit with one that is: with n addresses in
@@ -78,8 +83,8 @@ impl FilterConfig {
     #[inline(always)]
     #[must_use]
     pub const fn is_maybe_known(&self, address: &[u8; 16]) -> bool {
-        let (word, bit) = known_bit(words(address));
-        self.known[word] & bit != 0
+        let place = known_place(words(address));
+        self.known[place / 64] & 1 << (place % 64) != 0
     }
 }
 
@@ -153,12 +158,14 @@ pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Ends, FilterConfig};
+    use super::{Ends, FilterConfig, Quick};
 
     // SAFETY: repr(C), no padding (two u64), any bit pattern valid.
     unsafe impl aya::Pod for Ends {}
     // SAFETY: repr(C), no padding (five u64, four u16, two u32, u64 again), any bit pattern valid.
     unsafe impl aya::Pod for FilterConfig {}
+    // SAFETY: repr(C), no padding (all u64), any bit pattern valid.
+    unsafe impl aya::Pod for Quick {}
 }
 
 #[cfg(test)]

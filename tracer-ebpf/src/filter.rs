@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
-use tracer_common::filter::{Ends, FilterConfig, is_possible, match_ends, narrow};
+use tracer_common::filter::{Ends, FilterConfig, Quick, is_possible, match_ends, narrow};
 use tracer_common::packet::glance::Glance;
 use tracer_common::packet::{Headers, ParseError, Reader};
 use tracer_common::record::FLAG_MORE_FRAGMENTS;
@@ -13,6 +13,10 @@ static CONFIG: Array<FilterConfig> = Array::with_max_entries(1, 0);
 /// Address (IPv4 as IPv4-mapped IPv6) to the follows that have it in one of their ends.
 #[map]
 static ENDS: HashMap<[u8; 16], Ends> = HashMap::with_max_entries(16_384, 0);
+
+/// In front of `ENDS`.
+#[map]
+static QUICK: Array<Quick> = Array::with_max_entries(1, 0);
 
 /// Port to the follows that ask for it.
 #[map]
@@ -106,12 +110,12 @@ fn wanted_between(source: &[u8; 16], destination: &[u8; 16], config: &FilterConf
     if !is_possible(known, config.any_peer) {
         return 0;
     }
-    let source = if known.0 { ends_of(source) } else { None };
-    if !is_possible((source.is_some(), known.1), config.any_peer) {
+    let source = if known.0 { ends_of(source) } else { Ends::default() };
+    if !is_possible((source != Ends::default(), known.1), config.any_peer) {
         return 0;
     }
-    let destination = if known.1 { ends_of(destination) } else { None };
-    match_ends(source.unwrap_or_default(), destination.unwrap_or_default(), config.any_peer)
+    let destination = if known.1 { ends_of(destination) } else { Ends::default() };
+    match_ends(source, destination, config.any_peer)
 }
 
 #[inline(always)]
@@ -119,11 +123,21 @@ fn askers_of_protocol(protocol: u32) -> u64 {
     PROTOCOLS.get(protocol & 0xff).copied().unwrap_or(0)
 }
 
+/// The follows that have an address in their ends. verifier: no `Option` of them, of which the rest may be anything.
 #[inline(always)]
-fn ends_of(address: &[u8; 16]) -> Option<Ends> {
+fn ends_of(address: &[u8; 16]) -> Ends {
+    if let Some(quick) = QUICK.get(0)
+        && let Some(ends) = quick.ends_of(address)
+    {
+        return *ends;
+    }
     // SAFETY: the pointer is to a live map value. Userspace may change the map meanwhile and the kernel use the
-    // element again: then the copy is another address's, and one packet is recorded too many or too few.
-    unsafe { ENDS.get(address) }.copied()
+    // element again: then the copy is another address's, and one packet is recorded too many or too few. The same holds
+    // for a place of `QUICK`.
+    match unsafe { ENDS.get(address) } {
+        Some(ends) => *ends,
+        None => Ends::default(),
+    }
 }
 
 #[inline(always)]

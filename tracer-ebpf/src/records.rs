@@ -16,7 +16,8 @@ use aya_ebpf::programs::TcContext;
 use tracer_common::filter::FilterConfig;
 use tracer_common::measure::{POINT_CAPACITY, PointPlace};
 use tracer_common::outcome::Outcome;
-use tracer_common::packet::Headers;
+use tracer_common::packet::glance::Glance;
+use tracer_common::packet::{Headers, Reader};
 use tracer_common::record::{CapturedRecord, HOP_RECORD_SIZE, HopRecord, size_in_ring};
 
 use crate::capture;
@@ -55,10 +56,7 @@ pub(crate) fn write(
     (config, follows): (&FilterConfig, u64),
     before: u32,
 ) -> Result<Outcome, Outcome> {
-    let captured = RECORD.get_ptr_mut(0).ok_or(Outcome::Internal)?;
-    // SAFETY: the pointer is to this CPU's live map value; tc programs do not interrupt each other. All fields of the
-    // record are written, whatever is in them.
-    let captured = unsafe { &mut *captured };
+    let captured = room().ok_or(Outcome::Internal)?;
     note_observation(ctx, &mut captured.record, hook, follows, before);
     headers.describe(reader, &mut captured.record)?;
     let written = if capture::is_wanted(config, follows) {
@@ -67,6 +65,29 @@ pub(crate) fn write(
         output(&captured.record)
     };
     if written { Ok(Outcome::Recorded) } else { Err(lost(ctx, hook)) }
+}
+
+/// As [`write`], of a packet that nobody captures; `None` if a glance was not enough for its record.
+#[inline(always)]
+pub(crate) fn write_at_a_glance<R: Reader>(
+    ctx: &TcContext,
+    reader: &R,
+    glance: &Glance,
+    hook: Hook,
+    follows: u64,
+) -> Option<Outcome> {
+    let record = &mut room()?.record;
+    note_observation(ctx, record, hook, follows, 0);
+    glance.describe(reader, record)?;
+    Some(if output(record) { Outcome::Recorded } else { lost(ctx, hook) })
+}
+
+/// Where this CPU makes its records. All fields are written by who takes it, whatever is in them.
+#[inline(always)]
+fn room() -> Option<&'static mut CapturedRecord> {
+    let room = RECORD.get_ptr_mut(0)?;
+    // SAFETY: the pointer is to this CPU's live map value, and tc programs do not interrupt each other.
+    Some(unsafe { &mut *room })
 }
 
 /// Copies a record into the ring; false if it is full.

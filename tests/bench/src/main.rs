@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`load`] | the traffic, and what it cost its sender |
 //! | [`turns`] | two networks in turns, so that the machine's neighbours meet both |
+//! | [`least`] | the least that any tool pays |
 //! | [`state`] | the tools: how each is started and ended |
 //! | [`process`] | a tool's process: CPU, memory, what it says |
 //! | [`pairs`] | the order of runs, medians |
@@ -18,6 +19,7 @@
 //! | [`report`] | what is printed |
 
 mod follow;
+mod least;
 mod load;
 mod many;
 mod pairs;
@@ -40,9 +42,9 @@ const USAGE: &str = "\
 usage: tracer-bench [--quick] [--pairs N] [--seconds S] [--only PART]... [--state WORD]
 
   Two nodes in network namespaces, VXLAN between them, a pod that sends to one on the other node, and on the eight
-  devices of the way: a program that does nothing, tracer in each of its states, tcpdump. A second such network has
-  nothing on it; the two are used in turns of milliseconds (--pairs of runs, 7; --seconds of each kind of traffic in
-  each network in a run, 1). Prints a table; timings never fail it. Takes some ten minutes.
+  devices of the way: a program that does nothing, the least that tools can do, tracer in each of its states, tcpdump.
+  A second such network has nothing on it; the two are used in turns of milliseconds (--pairs of runs, 7; --seconds of
+  each kind of traffic in each network in a run, 1). Prints a table; timings never fail it. Takes some ten minutes.
   --only: states, runs, rate, screen or pods; all if not given. --state: only states with this in their name.
   --quick: one short pair of each, fewer pods; fails if what is counted is wrong (records, losses, runs). Needs root.";
 

@@ -73,7 +73,8 @@ fn counts() -> Result<HashMap<u32, (u64, Duration)>> {
         // It may have gone meanwhile.
         let Ok(program) = program else { continue };
         let name = program.name_as_str().unwrap_or_default();
-        if name.starts_with("tracer_in_") || name.starts_with("tracer_out_") || name == "no_op" {
+        let begins = |beginning: &&str| name.starts_with(*beginning);
+        if ["tracer_in_", "tracer_out_", "least_", "no_op"].iter().any(begins) {
             found.insert(program.id(), (program.run_count(), program.run_time()));
         }
     }

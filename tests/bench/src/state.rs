@@ -8,9 +8,10 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use tracer_agents::{Agent, Cluster};
 use tracer_integration::Tracer;
-use tracer_lab::{Direction, Foreign, ForeignHook, ForeignProgram, ForeignVerdict, Lab};
+use tracer_lab::{Direction, Foreign, ForeignHook, ForeignProgram, ForeignVerdict, Lab, Netns};
 
 use crate::Bench;
+use crate::least::Least;
 use crate::process::{Process, cpu_seconds, resident_mib};
 
 /// How often is looked whether a process still works.
@@ -22,6 +23,9 @@ const SOON: Duration = Duration::from_secs(30);
 pub(crate) enum State {
     /// A program that does nothing, at both hooks of the eight devices.
     NoOp,
+    /// The least that tells whose a packet is, and the least that records it ([`crate::least`]).
+    LeastLook,
+    LeastRecord,
     /// Agents of both nodes, whom nobody asks.
     AgentsIdle,
     /// Latency of legs for Prometheus, one packet in 64.
@@ -43,14 +47,17 @@ pub(crate) struct Running {
 
 enum Held {
     Programs { _programs: Vec<ForeignProgram> },
+    Least(Least),
     Agents { _cluster: Box<Cluster>, _agents: Vec<Agent> },
     Tracer(Process),
     Tcpdump(Vec<Process>),
 }
 
 impl State {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::NoOp,
+        Self::LeastLook,
+        Self::LeastRecord,
         Self::AgentsIdle,
         Self::Metrics,
         Self::Armed,
@@ -60,12 +67,21 @@ impl State {
     ];
 
     /// Those with programs at hooks, whose runs the kernel counts.
-    pub(crate) const ON_HOOKS: [Self; 5] =
-        [Self::NoOp, Self::AgentsIdle, Self::Metrics, Self::Armed, Self::Following];
+    pub(crate) const ON_HOOKS: [Self; 7] = [
+        Self::NoOp,
+        Self::LeastLook,
+        Self::LeastRecord,
+        Self::AgentsIdle,
+        Self::Metrics,
+        Self::Armed,
+        Self::Following,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::NoOp => "no-op program, TCX",
+            Self::LeastLook => "least: a look",
+            Self::LeastRecord => "least: a 64-byte record",
             Self::AgentsIdle => "tracer: agents, nobody asks",
             Self::Metrics => "tracer: metrics, 1 in 64",
             Self::Armed => "tracer: armed, not matching",
@@ -90,6 +106,8 @@ impl State {
         let context = || format!("cannot start: {}", self.name());
         match self {
             Self::NoOp => no_op(&bench.lab),
+            Self::LeastLook => least(&bench.lab, "least_look"),
+            Self::LeastRecord => least(&bench.lab, "least_record"),
             Self::AgentsIdle => agents(&bench.lab),
             Self::Metrics => {
                 let arguments = ["--listen", "127.0.0.1:0", "--sample", "64"];
@@ -134,6 +152,7 @@ impl Running {
     pub(crate) fn end(self) -> Result<Option<u64>> {
         match self.held {
             Held::Programs { .. } | Held::Agents { .. } => Ok(None),
+            Held::Least(least) => least.end().map(Some),
             Held::Tracer(process) => lost_by_tracer(&process.end()?.stdout),
             Held::Tcpdump(processes) => {
                 let mut lost = 0;
@@ -176,8 +195,8 @@ fn lost_by_tcpdump(said: &[String]) -> Result<u64> {
     count.and_then(|count| count.parse().ok()).with_context(|| format!("tcpdump said {said:?}"))
 }
 
-/// Where packets between curl and httpbin pass: place and device.
-fn devices(lab: &Lab) -> Vec<(String, String)> {
+/// Where packets between curl and httpbin pass: device, and the name of its place.
+fn named_devices(lab: &Lab) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for pod in ["curl", "httpbin"] {
         let pod = lab.pod(pod);
@@ -190,15 +209,30 @@ fn devices(lab: &Lab) -> Vec<(String, String)> {
     all
 }
 
+/// The same with their namespaces.
+pub(crate) fn devices(lab: &Lab) -> Result<Vec<(Netns, String)>> {
+    let of = |(place, device): (String, String)| {
+        let pods = lab.pods().iter().find(|pod| pod.label() == place).map(|pod| pod.netns().clone());
+        let nodes = lab.nodes().iter().find(|node| node.name() == place).map(|node| node.netns().clone());
+        Ok((pods.or(nodes).with_context(|| format!("there is no {place}"))?, device))
+    };
+    named_devices(lab).into_iter().map(of).collect()
+}
+
 pub(crate) fn no_op(lab: &Lab) -> Result<Running> {
     let foreign = Foreign { hook: ForeignHook::TcxTail, verdict: ForeignVerdict::Next };
     let mut programs = Vec::new();
-    for (place, device) in devices(lab) {
+    for (place, device) in named_devices(lab) {
         for direction in [Direction::Ingress, Direction::Egress] {
             programs.push(lab.attach_foreign(&place, &device, direction, &foreign)?);
         }
     }
     Ok(Running { processes: Vec::new(), held: Held::Programs { _programs: programs } })
+}
+
+fn least(lab: &Lab, program: &'static str) -> Result<Running> {
+    // Its reader is a thread of ours, and as cheap as can be.
+    Ok(Running { processes: Vec::new(), held: Held::Least(Least::attach(lab, program)?) })
 }
 
 fn agents(lab: &Lab) -> Result<Running> {
@@ -211,10 +245,7 @@ fn agents(lab: &Lab) -> Result<Running> {
 
 fn tcpdump(lab: &Lab, filter: &[&str]) -> Result<Running> {
     let mut running = Vec::new();
-    for (place, device) in devices(lab) {
-        let pods = lab.pods().iter().find(|pod| pod.label() == place).map(|pod| pod.netns().clone());
-        let nodes = lab.nodes().iter().find(|node| node.name() == place).map(|node| node.netns().clone());
-        let netns = pods.or(nodes).context("no such place")?;
+    for (netns, device) in devices(lab)? {
         let mut command: Command = netns.command("tcpdump");
         command.args(["-i", &device, "-n", "-p", "-w", "/dev/null"]).args(filter);
         running.push(Process::start(&mut command, "listening on ")?);

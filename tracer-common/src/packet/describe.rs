@@ -256,7 +256,7 @@ impl Headers {
 
 /// Clears what only some transports set: `record` need not be fresh.
 #[inline(always)]
-const fn clear_transport(record: &mut HopRecord) {
+pub(super) const fn clear_transport(record: &mut HopRecord) {
     record.source_port = [0; 2];
     record.destination_port = [0; 2];
     record.sequence = 0;
@@ -277,7 +277,7 @@ const fn has_ports(protocol: u32) -> bool {
 
 /// Whether a datagram is to or from the port of DNS (RFC 1035, 4.2.1).
 #[inline(always)]
-const fn is_dns(record: &HopRecord) -> bool {
+pub(super) const fn is_dns(record: &HopRecord) -> bool {
     const DNS: u16 = 53;
     u16::from_be_bytes(record.source_port) == DNS || u16::from_be_bytes(record.destination_port) == DNS
 }
@@ -321,7 +321,7 @@ fn set_timestamps<R: Reader>(reader: &R, record: &mut HopRecord, at: u32) -> Opt
 }
 
 #[inline(always)]
-fn describe_tunnel<R: Reader>(reader: &R, at: &TunnelAt, tunnel: &mut Tunnel) -> Option<()> {
+pub(super) fn describe_tunnel<R: Reader>(reader: &R, at: &TunnelAt, tunnel: &mut Tunnel) -> Option<()> {
     if at.kind == 0 {
         *tunnel = Tunnel::default();
         return Some(());

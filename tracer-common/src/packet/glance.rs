@@ -2,14 +2,17 @@
 //! these shapes all offsets are known beforehand, so that a few reads tell whether anybody wants the packet. What has
 //! any other shape, or is odd in any way, is left to [`Headers::parse`]; of what is told here, that tells the same.
 
-use super::describe::{PROTOCOL_TCP, PROTOCOL_UDP, USUAL_TIMESTAMP_OPTION, mapped_low, wide};
+use super::describe::{
+    PROTOCOL_TCP, PROTOCOL_UDP, USUAL_TIMESTAMP_OPTION, clear_transport, describe_tunnel, is_dns, mapped_low,
+    wide,
+};
 use super::walk::{
     ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, ETHERNET_ADDRESSES, GENEVE_PORT, SMALLEST_TUNNEL, VXLAN_FLAGS, byte,
     long, short,
 };
 use super::{Headers, Reader, TunnelAt};
 use crate::fingerprint;
-use crate::record::TUNNEL_VXLAN;
+use crate::record::{FLAG_PORTS, FLAG_TCP_TIMESTAMP, HopRecord, TUNNEL_VXLAN};
 
 /// An Ethernet header without VLAN tags, bytes.
 const ETHERNET: u32 = ETHERNET_ADDRESSES + 2;
@@ -18,6 +21,7 @@ const IPV4: u32 = 20;
 const IPV6: u32 = 40;
 /// UDP and VXLAN headers.
 const VXLAN: u32 = 16;
+const UDP: u32 = 8;
 
 /// What a glance tells of a packet that begins with an Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +86,33 @@ impl Glance {
             outer: self.tunnel,
             ..Headers::default()
         }
+    }
+
+    /// Fills all of `record` that comes from the packet's bytes, as [`Headers::describe`] does, but for entries of
+    /// [`HopRecord::tunnels`] that the packet does not use: they are left alone, and so are the fields of the observation.
+    /// `record.gso_size` must be set before. `None` where a glance is not enough for it; `record` is then partly filled.
+    #[inline(always)]
+    pub fn describe<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Option<()> {
+        clear_transport(record);
+        record.source = self.source;
+        record.destination = self.destination;
+        record.source_port = self.ports.0.to_be_bytes();
+        record.destination_port = self.ports.1.to_be_bytes();
+        record.flags = FLAG_PORTS;
+        record.reserved = 0;
+        record.fragment_offset = 0;
+        self.layer.network_fields(reader, record)?;
+        if self.layer.protocol == PROTOCOL_TCP {
+            self.layer.tcp_fields(reader, record)?;
+        } else {
+            self.layer.udp_fields(reader, record)?;
+        }
+        record.tunnel_count = 0;
+        if self.tunnel.kind != 0 {
+            record.tunnel_count = 1;
+            describe_tunnel(reader, &self.tunnel, &mut record.tunnels[0])?;
+        }
+        Some(())
     }
 
     /// Of the packet in a VXLAN over IPv4.
@@ -227,38 +258,121 @@ impl Layer {
         Some((wide(a, b), wide(c, d)))
     }
 
-    /// Of TCP without options or with the usual timestamp, and of datagrams that are not too short.
+    /// The fingerprint, where [`Layer::segment`] or [`Layer::datagram`] tells of the packet.
     #[inline(always)]
     fn fingerprint<R: Reader>(&self, reader: &R, gso_size: u16) -> Option<u64> {
-        let begun = fingerprint::begin(self.protocol, self.identification);
         if self.protocol == PROTOCOL_UDP {
-            const HEADER: u32 = 8;
-            let payload = self.transport + HEADER;
-            if self.end < payload + fingerprint::PAYLOAD_PREFIX {
-                return None;
-            }
-            let on_wire = fingerprint::on_wire(gso_size, self.end - payload);
-            if on_wire < fingerprint::PAYLOAD_PREFIX {
-                return None;
-            }
-            return fingerprint::long_datagram(reader, begun, payload, on_wire);
+            self.datagram(reader, gso_size)
+        } else {
+            Some(self.segment(reader)?.fingerprint)
         }
+    }
+
+    #[inline(always)]
+    fn network_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Option<()> {
+        record.version = self.version as u8;
+        record.protocol = self.protocol as u8;
+        record.identification = self.identification;
+        let word = reader.word(self.network)?;
+        if self.version == 4 {
+            record.traffic_class = byte(word, 1) as u8;
+            record.ttl = reader.u8(self.network + 8)?;
+        } else {
+            record.traffic_class = (short(word, 0) >> 4) as u8;
+            record.ttl = byte(word, 7) as u8;
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn tcp_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Option<()> {
+        let segment = self.segment(reader)?;
+        record.sequence = segment.sequence;
+        record.acknowledgment = segment.acknowledgment;
+        record.tcp_flags = segment.flags;
+        record.window = segment.window;
+        record.timestamp_value = segment.timestamps.0;
+        record.timestamp_echo = segment.timestamps.1;
+        if segment.has_timestamps {
+            record.flags |= FLAG_TCP_TIMESTAMP;
+        }
+        record.payload_length = self.end - segment.payload;
+        record.fingerprint = segment.fingerprint;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn udp_fields<R: Reader>(&self, reader: &R, record: &mut HopRecord) -> Option<()> {
+        record.fingerprint = self.datagram(reader, record.gso_size)?;
+        let payload = self.transport + UDP;
+        record.payload_length = self.end - payload;
+        if is_dns(record) {
+            record.sequence = u32::from(reader.u16(payload)?);
+        }
+        Some(())
+    }
+
+    /// A TCP header without options or with the usual timestamp.
+    #[inline(always)]
+    fn segment<R: Reader>(&self, reader: &R) -> Option<Segment> {
         let [low, high] = reader.words(self.transport)?;
         let header_length = (byte(high, 4) >> 4) * 4;
-        if self.transport + header_length > self.end {
+        let payload = self.transport + header_length;
+        if payload > self.end {
             return None;
         }
-        let timestamp = match header_length {
-            20 => 0,
+        let (has_timestamps, timestamps) = match header_length {
+            20 => (false, (0, 0)),
             32.. => {
                 let [options, rest] = reader.words(self.transport + 16)?;
                 if long(options, 4) != USUAL_TIMESTAMP_OPTION {
                     return None;
                 }
-                long(rest, 0)
+                (true, (long(rest, 0), long(rest, 4)))
             }
             _ => return None,
         };
-        Some(fingerprint::tcp(begun, (long(low, 4), long(high, 0)), byte(high, 5) as u8, timestamp))
+        let (sequence, acknowledgment, flags) = (long(low, 4), long(high, 0), byte(high, 5) as u8);
+        let begun = fingerprint::begin(self.protocol, self.identification);
+        let fingerprint = fingerprint::tcp(begun, (sequence, acknowledgment), flags, timestamps.0);
+        let window = short(high, 6) as u16;
+        Some(Segment {
+            sequence,
+            acknowledgment,
+            flags,
+            window,
+            has_timestamps,
+            timestamps,
+            payload,
+            fingerprint,
+        })
     }
+
+    /// The fingerprint of a datagram that is not too short.
+    #[inline(always)]
+    fn datagram<R: Reader>(&self, reader: &R, gso_size: u16) -> Option<u64> {
+        let payload = self.transport + UDP;
+        if self.end < payload + fingerprint::PAYLOAD_PREFIX {
+            return None;
+        }
+        let on_wire = fingerprint::on_wire(gso_size, self.end - payload);
+        if on_wire < fingerprint::PAYLOAD_PREFIX {
+            return None;
+        }
+        let begun = fingerprint::begin(self.protocol, self.identification);
+        fingerprint::long_datagram(reader, begun, payload, on_wire)
+    }
+}
+
+/// What a TCP header says (RFC 9293, 7323); zeros where there are no timestamps.
+struct Segment {
+    sequence: u32,
+    acknowledgment: u32,
+    flags: u8,
+    window: u16,
+    has_timestamps: bool,
+    timestamps: (u32, u32),
+    /// Offset of the payload.
+    payload: u32,
+    fingerprint: u64,
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use aya::Pod;
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
-use tracer_common::filter::{Ends, FilterConfig};
+use tracer_common::filter::{Ends, FilterConfig, Quick};
 use tracer_common::packet::DEFAULT_VXLAN_PORTS;
 use tracer_common::record::MAX_SNAPLEN;
 
@@ -55,6 +55,9 @@ pub fn arm(
         wanted.ends.iter().map(|(address, ends)| (address_key(*address), *ends)).collect();
     let full = |key: &[u8; 16], error| FilterError::Full(address(*key), error);
     make_equal(&mut programs.ends()?, &ends, full)?;
+    let mut quick = Box::new(Quick::EMPTY);
+    ends.iter().for_each(|(address, ends)| quick.learn(address, *ends));
+    programs.quick()?.set(0, &*quick, 0)?;
     let full = |_: &u16, error| FilterError::Map(error);
     make_equal(&mut programs.ports()?, &wanted.ports, full)?;
     let mut protocols = programs.protocols()?;

@@ -21,7 +21,7 @@ use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
-use tracer_common::filter::{Ends, FilterConfig};
+use tracer_common::filter::{Ends, FilterConfig, Quick};
 use tracer_common::kernel::KernelLayout;
 use tracer_common::measure::{PointPlace, sample_mask};
 use tracer_common::outcome::{OUTCOME_COUNT, Outcome};
@@ -218,6 +218,11 @@ impl Programs {
     pub(super) fn ends(&mut self) -> Result<BpfHashMap<&mut MapData, [u8; 16], Ends>, LoadError> {
         let map = self.observer.map_mut("ENDS").ok_or(LoadError::Missing("ENDS"))?;
         BpfHashMap::try_from(map).map_err(|source| LoadError::Map { name: "ENDS", source })
+    }
+
+    pub(super) fn quick(&mut self) -> Result<Array<&mut MapData, Quick>, LoadError> {
+        let map = self.observer.map_mut("QUICK").ok_or(LoadError::Missing("QUICK"))?;
+        Array::try_from(map).map_err(|source| LoadError::Map { name: "QUICK", source })
     }
 
     pub(super) fn ports(&mut self) -> Result<BpfHashMap<&mut MapData, u16, u64>, LoadError> {

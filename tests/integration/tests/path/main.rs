@@ -233,7 +233,9 @@ fn looking_changes_nothing_on_the_machine() {
     // Their states, with which a line ends, change by themselves, and the kernel forgets those that nobody uses.
     let neighbours = || {
         let all = places.iter().map(|place| run_in(place, "ip", &["neigh"])).collect::<String>();
-        all.lines().map(|line| line.trim_end().rsplit_once(' ').unwrap().0.to_owned()).collect::<BTreeSet<_>>()
+        all.lines()
+            .map(|line| line.trim_end().rsplit_once(' ').unwrap().0.to_owned())
+            .collect::<BTreeSet<_>>()
     };
     let (before, neighbours_before) = (state(), neighbours());
 
