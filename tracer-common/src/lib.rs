@@ -24,7 +24,7 @@ pub mod record;
 
 /// Changes whenever a layout or the meaning of a field in this crate changes. The eBPF object is part of the
 /// binary and cannot differ from it; agents and clients of different builds compare theirs.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Number of follows that can be armed at the same time: one bit each in the masks of [`filter`].
 pub const MAX_FOLLOWS: usize = 64;

@@ -53,7 +53,7 @@ pub fn packet(record: &HopRecord) -> Packet {
             code: record.icmp_code,
             identifier: if is_error { 0 } else { record.icmp_identifier },
         }),
-        quote: record.quote().as_ref().map(quote),
+        quote: record.quote().as_ref().map(|quoted| Box::new(quote(quoted))),
         encapsulation: record
             .tunnels
             .iter()

@@ -57,7 +57,7 @@ pub fn arm(
     make_equal(&mut programs.ends()?, &ends, full)?;
     let mut quick = Box::new(Quick::EMPTY);
     ends.iter().for_each(|(address, ends)| quick.learn(address, *ends));
-    programs.quick()?.set(0, &*quick, 0)?;
+    programs.quick()?.set(0, *quick, 0)?;
     let full = |_: &u16, error| FilterError::Map(error);
     make_equal(&mut programs.ports()?, &wanted.ports, full)?;
     let mut protocols = programs.protocols()?;

@@ -19,7 +19,7 @@ use super::metrics::groups::{By, Groups};
 use super::metrics::source::{Measured, PointState, Source};
 use super::points::{PointKey, Registry};
 use super::programs::{LoadError, LoadOptions, Outcomes, Programs, WatchError};
-use super::ring::{CHANNEL_CAPACITY, RingReader, Sample};
+use super::ring::{Batch, CHANNEL_CAPACITY, RingReader};
 use super::slots::Slot;
 use crate::host::drop_reasons::DropReasons;
 use crate::host::memory;
@@ -125,6 +125,7 @@ pub struct Observer {
     /// Whose legs are measured apart, if anybody's.
     groups: Option<Groups>,
     unattributed: u64,
+    undecodable: u64,
 }
 
 impl Observer {
@@ -135,7 +136,7 @@ impl Observer {
     pub fn start(
         options: ObserverOptions,
         reasons: Option<DropReasons>,
-    ) -> Result<(Self, mpsc::Receiver<Vec<Sample>>), ObserverError> {
+    ) -> Result<(Self, mpsc::Receiver<Batch>), ObserverError> {
         let layout = reasons.as_ref().map(|reasons| reasons.layout);
         let mut programs = Programs::new(LoadOptions {
             layout,
@@ -154,6 +155,7 @@ impl Observer {
             dropped: Tally::default(),
             groups: options.groups.map(|(by, most)| Groups::new(by, most)),
             unattributed: 0,
+            undecodable: 0,
         };
         memory::give_back();
         Ok((observer, receiver))
@@ -370,6 +372,11 @@ impl Observer {
         self.programs.outcomes()
     }
 
+    /// Counts a sample that is no record.
+    pub const fn note_undecodable(&mut self) {
+        self.undecodable += 1;
+    }
+
     /// All records from before this time, CLOCK_MONOTONIC in nanoseconds, are in the channel or counted as lost; 0
     /// until the ring was read for the first time.
     #[must_use]
@@ -386,7 +393,7 @@ impl Observer {
         Ok(Losses {
             ring_full: self.outcomes()?.get(Outcome::RingFull),
             channel_full: counters.channel_full.load(Ordering::Relaxed),
-            undecodable: counters.undecodable.load(Ordering::Relaxed),
+            undecodable: self.undecodable,
             unattributed: self.unattributed,
             drop_records: self
                 .drops

@@ -2,6 +2,7 @@
 //! record), so it looks every few milliseconds while packets come and less often when none do; the kernel wakes it
 //! when the ring fills faster than that. While nobody wants records it rests.
 
+mod batch;
 mod consumer;
 
 use std::collections::HashMap;
@@ -16,19 +17,14 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tracer_common::record::{DropRecord, HopRecord, Record, split_captured};
 
+pub use self::batch::{Batch, Sample};
 pub use self::consumer::{Consumer, RingError};
 
 use super::points::PointKey;
-use crate::trajectory::model::Frame;
 
-/// Most records in one item of the channel, and most bytes of packets.
-const BATCH: usize = 512;
-const BATCH_BYTES: usize = 128 << 10;
-
-/// Items that the channel holds; with full batches about a quarter of a million records (50 MB), one second of a
-/// fast flood; while packets are captured 64 MB of these besides.
+/// Batches that the channel holds; full ones have about a quarter of a million records (30 to 40 MB), one second of a
+/// fast flood; while packets are captured 64 MB.
 pub const CHANNEL_CAPACITY: usize = 512;
 
 /// How often to look while records come: this is the most that batching delays a record.
@@ -40,38 +36,11 @@ const RESTING_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after the last record the short interval is kept.
 const BUSY_HOLD: Duration = Duration::from_millis(200);
 
-/// What the kernel side tells: one packet at one place.
-#[derive(Clone, Debug)]
-pub enum Sample {
-    /// With the packet's bytes where they are captured.
-    Hop(HopRecord, Option<Frame>),
-    Drop(DropRecord),
-}
-
-impl Sample {
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        match Record::from_bytes(bytes) {
-            Some(Record::Hop(record)) => Some(Self::Hop(record, None)),
-            Some(Record::Drop(record)) => Some(Self::Drop(record)),
-            None => split_captured(bytes).map(|(record, _)| Self::Hop(record, Some(Frame(bytes.into())))),
-        }
-    }
-
-    fn frame_bytes(&self) -> usize {
-        match self {
-            Self::Hop(_, Some(frame)) => frame.0.len(),
-            Self::Hop(_, None) | Self::Drop(_) => 0,
-        }
-    }
-}
-
 /// What the thread counts.
 #[derive(Debug, Default)]
 pub struct RingCounters {
     /// Records thrown away because the channel was full.
     pub channel_full: AtomicU64,
-    /// Samples that are no record: of the wrong size, or of another kind than their size says.
-    pub undecodable: AtomicU64,
     /// All records from before this time, CLOCK_MONOTONIC in nanoseconds, are in the channel or counted; 0 until the
     /// ring was emptied for the first time. On a busy machine the thread may have to wait long for its turn.
     pub read_until_ns: AtomicU64,
@@ -87,12 +56,12 @@ impl RingCounters {
         lost.iter().map(|(key, count)| (*key, *count)).collect()
     }
 
-    fn lose(&self, batch: &[Sample]) {
+    fn lose(&self, batch: &Batch) {
         self.channel_full.fetch_add(batch.len() as u64, Ordering::Relaxed);
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        for sample in batch {
+        for sample in batch.samples().flatten() {
             if let Sample::Hop(record, _) = sample {
-                *lost.entry(PointKey::of(record)).or_default() += 1;
+                *lost.entry(PointKey::of(&record)).or_default() += 1;
             }
         }
     }
@@ -125,7 +94,7 @@ impl RingReader {
     ///
     /// # Errors
     /// When no thread or descriptor can be had.
-    pub fn spawn(ring: Consumer, sender: mpsc::Sender<Vec<Sample>>) -> std::io::Result<Self> {
+    pub fn spawn(ring: Consumer, sender: mpsc::Sender<Batch>) -> std::io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let alarm = alarm_for(&ring, &bell)?;
         let orders = Arc::new(Orders { stop: AtomicBool::new(false), rest: AtomicBool::new(false), bell });
@@ -172,7 +141,7 @@ impl Drop for RingReader {
 fn read_until_stopped(
     mut ring: Consumer,
     alarm: &OwnedFd,
-    sender: &mpsc::Sender<Vec<Sample>>,
+    sender: &mpsc::Sender<Batch>,
     orders: &Orders,
     counters: &RingCounters,
 ) {
@@ -204,24 +173,14 @@ fn now_ns() -> u64 {
 }
 
 /// Empties the ring; gives the number of samples.
-fn drain(ring: &mut Consumer, sender: &mpsc::Sender<Vec<Sample>>, counters: &RingCounters) -> u64 {
+fn drain(ring: &mut Consumer, sender: &mpsc::Sender<Batch>, counters: &RingCounters) -> u64 {
     let mut samples = 0;
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    while let Some(sample) = ring.next(Sample::from_bytes) {
+    let mut batch = Batch::default();
+    while ring.next(|sample| batch.push(sample)).is_some() {
         samples += 1;
-        match sample {
-            Some(sample) => {
-                bytes += sample.frame_bytes();
-                batch.push(sample);
-            }
-            None => {
-                counters.undecodable.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        if batch.len() == BATCH || bytes >= BATCH_BYTES {
-            hand_over(std::mem::take(&mut batch), sender, counters);
-            bytes = 0;
+        if batch.is_full() {
+            let next = Batch::like(&batch);
+            hand_over(std::mem::replace(&mut batch, next), sender, counters);
         }
     }
     ring.tell();
@@ -229,7 +188,7 @@ fn drain(ring: &mut Consumer, sender: &mpsc::Sender<Vec<Sample>>, counters: &Rin
     samples
 }
 
-fn hand_over(batch: Vec<Sample>, sender: &mpsc::Sender<Vec<Sample>>, counters: &RingCounters) {
+fn hand_over(batch: Batch, sender: &mpsc::Sender<Batch>, counters: &RingCounters) {
     if batch.is_empty() {
         return;
     }

@@ -17,7 +17,7 @@ use crate::agent::metrics::groups::{By, GroupName};
 use crate::agent::metrics::source::Source;
 use crate::agent::observer::{Losses, Observer, ObserverError, ObserverOptions};
 use crate::agent::programs::{LoadError, Outcomes, WatchError};
-use crate::agent::ring::Sample;
+use crate::agent::ring::{Batch, Sample};
 use crate::agent::slots::Slot;
 use crate::app::{Failure, notice};
 use crate::host::drop_reasons::DropReasons;
@@ -41,7 +41,7 @@ pub struct Machine {
     /// The machine has changed and was not looked over: nobody asks for anything.
     stale: bool,
     observer: Observer,
-    records: mpsc::Receiver<Vec<Sample>>,
+    records: mpsc::Receiver<Batch>,
     devices: Devices,
     links: mpsc::Receiver<LinkEvent>,
     looks: Looks,
@@ -61,7 +61,7 @@ pub enum Happening {
     Chores,
     LookedOver(Result<Survey, Failure>),
     Link(LinkEvent),
-    Records(Vec<Sample>),
+    Records(Batch),
 }
 
 /// What those who ask must look at after [`Machine::take`].
@@ -270,7 +270,7 @@ impl Machine {
                 }
                 self.look_again(SETTLE);
             }
-            Happening::Records(batch) => self.take_in(batch, emit),
+            Happening::Records(batch) => self.take_in(&batch, emit),
         }
         Changed::Nothing
     }
@@ -280,7 +280,7 @@ impl Machine {
         // No more than wait now: under load there is always another one.
         for _ in 0..self.records.len() {
             let Ok(batch) = self.records.try_recv() else { break };
-            self.take_in(batch, emit);
+            self.take_in(&batch, emit);
         }
         self.account_losses(emit);
     }
@@ -292,20 +292,21 @@ impl Machine {
             notice(&format!("warning: {problem}"));
         }
         while let Ok(batch) = self.records.try_recv() {
-            self.take_in(batch, emit);
+            self.take_in(&batch, emit);
         }
         self.account_losses(emit);
     }
 
-    fn take_in(&mut self, batch: Vec<Sample>, emit: &mut impl FnMut(Event)) {
-        for sample in batch {
+    fn take_in(&mut self, batch: &Batch, emit: &mut impl FnMut(Event)) {
+        for sample in batch.samples() {
             match sample {
-                Sample::Hop(record, frame) => {
+                None => self.observer.note_undecodable(),
+                Some(Sample::Hop(record, frame)) => {
                     if let Some(sighting) = self.observer.attribute(&record, frame) {
                         emit(Event::Sighting(sighting));
                     }
                 }
-                Sample::Drop(record) => {
+                Some(Sample::Drop(record)) => {
                     if let Some(drop) = self.observer.attribute_drop(&record) {
                         self.tell_drop(drop, emit);
                     }

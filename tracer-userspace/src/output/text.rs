@@ -187,7 +187,7 @@ fn icmp(packet: &Packet) -> String {
         (58, 135) => format!("{name} neighbour solicitation"),
         (58, 136) => format!("{name} neighbour advertisement"),
         (protocol, kind) => match error_name(protocol, kind, header.code) {
-            Some(error) => match packet.quote.and_then(|quote| quote.mtu) {
+            Some(error) => match packet.quote.as_ref().and_then(|quote| quote.mtu) {
                 Some(mtu) => format!("{name} {error}, at most {mtu} bytes"),
                 None => format!("{name} {error}"),
             },

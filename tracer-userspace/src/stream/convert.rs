@@ -200,7 +200,7 @@ fn packet_to_wire(packet: &Packet, point: u32, time_ns: u64) -> wire::Sighting {
             identifier: icmp.identifier.into(),
         }),
         encapsulation: packet.encapsulation.iter().map(encapsulation_to_wire).collect(),
-        quote: packet.quote.as_ref().map(quote_to_wire),
+        quote: packet.quote.as_deref().map(quote_to_wire),
         frame: Vec::new(),
     }
 }
@@ -288,7 +288,7 @@ pub(crate) fn sighting_from_wire(sighting: wire::Sighting) -> Checked<Sighted> {
         identification: sighting.identification,
         fragment,
         icmp,
-        quote: sighting.quote.as_ref().map(quote_from_wire).transpose()?,
+        quote: sighting.quote.as_ref().map(quote_from_wire).transpose()?.map(Box::new),
         encapsulation: sighting.encapsulation.iter().map(encapsulation_from_wire).collect::<Checked<_>>()?,
     };
     Ok(Sighted { point: sighting.point, time_ns: sighting.time_ns, packet, frame })

@@ -104,7 +104,7 @@ impl FollowScope {
             self.wants(packet.destination, quote.destination) && self.wants_ports(quote.ports)
         };
         self.wants(packet.source, packet.destination) && self.wants_ports(packet.ports)
-            || packet.quote.as_ref().is_some_and(quoted)
+            || packet.quote.as_deref().is_some_and(quoted)
     }
 
     fn wants_ports(&self, ports: Option<(u16, u16)>) -> bool {

@@ -187,8 +187,8 @@ pub struct Packet {
     /// Offset in bytes and whether more follow.
     pub fragment: Option<(u16, bool)>,
     pub icmp: Option<IcmpHeader>,
-    /// Of an ICMP error: the packet that caused it.
-    pub quote: Option<Quote>,
+    /// Of an ICMP error: the packet that caused it. Boxed, because all other packets go without.
+    pub quote: Option<Box<Quote>>,
     /// Outermost first.
     pub encapsulation: Vec<Encapsulation>,
 }

@@ -345,14 +345,14 @@ pub(crate) fn icmp_error(from: &str, about: &Packet, kind: u8, code: u8) -> Pack
     error.icmp = Some(IcmpHeader { kind, code, identifier: 0 });
     error.identification = 900 + about.identification;
     error.payload_length = 28;
-    error.quote = Some(Quote {
+    error.quote = Some(Box::new(Quote {
         destination: about.destination,
         protocol: about.protocol,
         identification: about.identification as u16,
         ports: about.ports,
         sequence: Some(if about.protocol == 17 { about.payload_length } else { about.sequence }),
         mtu: (code == 4).then_some(1400),
-    });
+    }));
     stamp(error)
 }
 
@@ -395,7 +395,8 @@ pub(crate) fn stamp(mut packet: Packet) -> Packet {
         }
         _ => {
             (packet.sequence, packet.payload_length, packet.icmp.map(|i| i.kind)).hash(&mut hash);
-            let quoted = packet.quote.map(|quote| (quote.identification, quote.protocol, quote.sequence));
+            let quoted =
+                packet.quote.as_ref().map(|quote| (quote.identification, quote.protocol, quote.sequence));
             quoted.hash(&mut hash);
         }
     }

@@ -159,7 +159,7 @@ impl History {
 
     /// The packet that an error quotes, by its content and by the ends that it had at one of its hops.
     pub(super) fn quoted(&self, error: &Packet) -> Option<Quoted> {
-        let quote = error.quote.as_ref()?;
+        let quote = error.quote.as_deref()?;
         let source = Endpoint { address: error.destination, port: quote.ports.map(|ports| ports.0) };
         let destination = Endpoint { address: quote.destination, port: quote.ports.map(|ports| ports.1) };
         let youngest = self.flows.get(&self.key(quote.protocol, source, destination))?.youngest;

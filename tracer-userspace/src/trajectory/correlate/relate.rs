@@ -143,6 +143,7 @@ impl<D: Directory> Correlator<D> {
             let family = if packet.source.is_ipv4() { "ICMP" } else { "ICMPv6" };
             let mtu = packet
                 .quote
+                .as_ref()
                 .and_then(|quote| quote.mtu)
                 .map_or_else(String::new, |mtu| format!(" (at most {mtu} bytes)"));
             trajectory.notes.push(format!("{who} answered: {family} {name}{mtu}, #{id}"));
