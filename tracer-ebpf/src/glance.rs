@@ -1,6 +1,6 @@
-//! What is behind the entries of devices with Ethernet headers: a look at the packet that is short where the packet is plain
-//! (`tracer_common::packet::glance`), and a record of it where somebody asks for it. All others go on in the observing program. A small program of
-//! its own, because what is run for each packet should stay in the processor's cache.
+//! What is behind the entries of devices with Ethernet headers: a look at the packet that is short where the packet is
+//! plain (`tracer_common::packet::glance`), and a record of it where somebody asks for it. All others go on in the
+//! observing program. A small program of its own, because what is run for each packet should stay in the processor's cache.
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::{classifier, map};
@@ -49,7 +49,10 @@ fn glance(ctx: &TcContext) -> Option<Outcome> {
             return Some(Outcome::Filtered);
         }
         debug!(ctx, "wanted at a glance: protocol {}, follows {:x}", glance.protocol(), follows);
-        return records::write_at_a_glance(ctx, &Anywhere(&reader), &glance, scratch.hook, follows);
+        let written = records::write_at_a_glance(ctx, &Anywhere(&reader), &glance, scratch.hook, follows);
+        if written.is_some() {
+            return written;
+        }
     }
     scratch.headers = glance.headers();
     scratch.follows = follows;

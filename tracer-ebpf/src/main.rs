@@ -1,7 +1,8 @@
 //! The eBPF program that observes, behind the entries on the hooks (`entry.rs`); where packets have an Ethernet header
 //! `glance.rs` stands between, and spares most of them the way here. It looks at a packet, counts one
 //! outcome and returns -1 (`TC_ACT_UNSPEC` = `TCX_NEXT`): the next program, or the stack, decides about the packet.
-//! What it reports goes out in `records.rs`, with a packet's bytes by `capture.rs`. Behind it may be the program that measures, in `measure.rs`. The program that is told what the kernel drops is in `drops.rs`.
+//! What both report goes out in `records.rs`, with a packet's bytes by `capture.rs`. Behind it may be the program that
+//! measures, in `measure.rs`. The program that is told what the kernel drops is in `drops.rs`.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
