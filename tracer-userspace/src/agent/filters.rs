@@ -56,7 +56,10 @@ pub fn arm(
     let full = |key: &[u8; 16], error| FilterError::Full(address(*key), error);
     make_equal(&mut programs.ends()?, &ends, full)?;
     let mut quick = Box::new(Quick::EMPTY);
-    ends.iter().for_each(|(address, ends)| quick.learn(address, *ends));
+    // In an order that does not change: who shares a place is looked up.
+    let mut addresses: Vec<_> = ends.iter().collect();
+    addresses.sort_unstable_by_key(|(address, _)| **address);
+    addresses.into_iter().for_each(|(address, ends)| quick.learn(address, *ends));
     programs.quick()?.set(0, *quick, 0)?;
     let full = |_: &u16, error| FilterError::Map(error);
     make_equal(&mut programs.ports()?, &wanted.ports, full)?;
