@@ -43,7 +43,8 @@ fn glance(ctx: &TcContext) -> Option<Outcome> {
     let glance = Glance::of(&reader, &config.vxlan_ports, identify)?;
     let follows = filter::wanted_at_a_glance(&glance, config);
     let is_captured = follows != 0 && capture::is_wanted(config, follows);
-    // Who passes by is counted, so this is the last question.
+    // Who passes by is counted, so this is the last question. (Where there is a fingerprint there is a record, too: nobody is
+    // counted again behind this program.)
     if !is_captured && (!identify.is_asked_for || glance.fingerprint().is_some_and(measure::passes_by)) {
         if follows == 0 {
             return Some(Outcome::Filtered);

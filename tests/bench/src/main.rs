@@ -166,15 +166,15 @@ fn run(options: Options) -> Result<bool> {
         .context("the networks without anything on them")?;
 
     report::print_machine(options);
-    let among = |states: &[State]| -> Vec<State> {
-        states.iter().copied().filter(|state| state.name().contains(&*options.state)).collect()
-    };
+    let mut states = State::ALL.to_vec();
+    states.retain(|state| state.name().contains(options.state));
     let (mut samples, mut runs) = (Vec::new(), Vec::new());
     if options.has(Part::States) {
-        samples = pairs::measure(&bench, &among(&State::ALL), options)?;
+        samples = pairs::measure(&bench, &states, options)?;
     }
     if options.has(Part::Runs) {
-        runs = runs::measure(&bench, &among(&State::ON_HOOKS), options.seconds)?;
+        states.retain(|state| state.is_on_hooks());
+        runs = runs::measure(&bench, &states, options.seconds)?;
     }
     report::print_states(&samples, &runs);
     let rate = if options.has(Part::Rate) {

@@ -66,16 +66,10 @@ impl State {
         Self::TcpdumpAll,
     ];
 
-    /// Those with programs at hooks, whose runs the kernel counts.
-    pub(crate) const ON_HOOKS: [Self; 7] = [
-        Self::NoOp,
-        Self::LeastLook,
-        Self::LeastRecord,
-        Self::AgentsIdle,
-        Self::Metrics,
-        Self::Armed,
-        Self::Following,
-    ];
+    /// Whether it has programs at hooks, whose runs the kernel counts.
+    pub(crate) const fn is_on_hooks(self) -> bool {
+        !matches!(self, Self::TcpdumpNothing | Self::TcpdumpAll)
+    }
 
     pub(crate) const fn name(self) -> &'static str {
         match self {

@@ -55,12 +55,7 @@ pub fn arm(
         wanted.ends.iter().map(|(address, ends)| (address_key(*address), *ends)).collect();
     let full = |key: &[u8; 16], error| FilterError::Full(address(*key), error);
     make_equal(&mut programs.ends()?, &ends, full)?;
-    let mut quick = Box::new(Quick::EMPTY);
-    // In an order that does not change: who shares a place is looked up.
-    let mut addresses: Vec<_> = ends.iter().collect();
-    addresses.sort_unstable_by_key(|(address, _)| **address);
-    addresses.into_iter().for_each(|(address, ends)| quick.learn(address, *ends));
-    programs.quick()?.set(0, *quick, 0)?;
+    programs.quick()?.set(0, quick(&ends), 0)?;
     let full = |_: &u16, error| FilterError::Map(error);
     make_equal(&mut programs.ports()?, &wanted.ports, full)?;
     let mut protocols = programs.protocols()?;
@@ -76,6 +71,15 @@ pub fn arm(
     // Last: from here on the programs match.
     programs.config()?.set(0, config, 0)?;
     Ok(())
+}
+
+/// The table in front of the address map. In an order that does not change: of those that share a place, the first has it.
+fn quick(ends: &HashMap<[u8; 16], Ends>) -> Box<Quick> {
+    let mut quick = Box::new(Quick::EMPTY);
+    let mut addresses: Vec<_> = ends.iter().collect();
+    addresses.sort_unstable_by_key(|(address, _)| **address);
+    addresses.into_iter().for_each(|(address, ends)| quick.learn(address, *ends));
+    quick
 }
 
 /// Makes a map of the kernel hold what is wanted and nothing else. First what is new, so that nothing that stays
